@@ -1,0 +1,49 @@
+"""Errors that a person is meant to read: one sentence that says what was wrong, what was got and what is allowed."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class GoldenError(Exception):
+    """Anything that golden refuses or cannot do, in one sentence that may be shown to the user as it is."""
+
+
+class InvalidInput(GoldenError, ValueError):
+    """A value given by the user is outside what is allowed."""
+
+
+class MissingWeights(GoldenError, FileNotFoundError):
+    """Weights that are not on this machine; the message says what to fetch and where to put it."""
+
+
+class BadWeights(GoldenError, ValueError):
+    """A weight file that is damaged, of another model, or of a kind that is never opened."""
+
+
+class Cancelled(GoldenError):
+    """The user stopped the run."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with one-line errors (exit code 2) and defaults in `--help`."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command line's `main`: exit 2 with one line on a GoldenError, 130 on Ctrl-C, else main's own answer."""
+    try:
+        sys.exit(main() or 0)
+    except GoldenError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all, their hashes, and weights that are read without running anybody's code."""
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors_bytes
+
+from .errors import BadWeights, MissingWeights
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`.
+
+    On any error the temporary file is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_path(path: str | Path) -> Path:
+    """Where the SHA-256 of a weight file is kept: `name.safetensors.sha256` beside it."""
+    return Path(f"{path}.sha256")
+
+
+def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file and its SHA-256 beside it, each atomically."""
+    contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_bytes(path, save_safetensors_bytes(contiguous, metadata))
+    write_bytes(hash_path(path), f"{sha256(path)}  {Path(path).name}\n".encode())
+
+
+def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
+    """Read (tensors, metadata) from `.safetensors`, or from `.pth`, `.pt`, `.bin` with `weights_only=True`.
+
+    A `.pth` may hold nested dictionaries of tensors; they are returned as they are, and its metadata is empty.
+    Where a SHA-256 is kept beside the file, the file must agree with it.
+
+    Raises: MissingWeights if there is no such file; BadWeights if it is damaged or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingWeights(f"No weight file at {path}: give the path of a .safetensors, .pth, .pt or .bin file.")
+    recorded = hash_path(path)
+    if recorded.is_file() and recorded.read_text().split()[:1] != [sha256(path)]:
+        raise BadWeights(f"{path.name} is damaged: its SHA-256 differs from the one recorded in {recorded.name}.")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise BadWeights(f"{path.name} is not a readable safetensors file: {error}") from error
+    if path.suffix in {".pth", ".pt", ".bin"}:
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BadWeights(f"{path.name} holds something else than tensors, or is damaged: {reason[:200]}") from error
+        if not isinstance(tensors, dict):
+            raise BadWeights(f"{path.name} holds a {type(tensors).__name__}, where a dictionary of tensors is expected.")
+        return tensors, {}
+    raise BadWeights(f"{path.name} is of kind {path.suffix or 'none'}: only .safetensors, .pth, .pt and .bin are read.")
