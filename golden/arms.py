@@ -1,0 +1,113 @@
+"""The arms of a comparison: how a source noise becomes the noise that is denoised.
+
+One contract for all: `arm(source_noise (B, C, h, w), Conditions) -> noise (B, C, h, w)`. What follows is the same for
+every arm, so that two arms differ in their noise and in nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput, MissingWeights
+from .models import ModelSpec
+from .noise import random_change, redenoise, repaint
+from .npnet import NPNet
+from .pipelines import Embeddings, encode_prompts
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an arm may look at: rows of `embeddings` and `seeds` belong to the rows of the source noise."""
+
+    spec: ModelSpec
+    pipeline: Any
+    npnet: NPNet | None
+    embeddings: Embeddings
+    seeds: Sequence[int]
+
+
+Arm = Callable[[Tensor, Conditions], Tensor]
+
+
+def standard(source: Tensor, conditions: Conditions) -> Tensor:
+    """The source noise itself."""
+    return source
+
+
+def npnet(source: Tensor, conditions: Conditions) -> Tensor:
+    """NPNet's golden noise. Raises: MissingWeights if the model has no NPNet."""
+    if conditions.npnet is None:
+        raise MissingWeights(f"There is no NPNet for {conditions.spec.name!r}: train one, or give a file with --npnet.")
+    device = next(conditions.npnet.parameters()).device
+    prompt_embeds = conditions.embeddings["prompt_embeds"].to(device)
+    with torch.inference_mode():
+        return conditions.npnet(source.to(device), prompt_embeds).cpu()
+
+
+def inversion(source: Tensor, conditions: Conditions) -> Tensor:
+    """The target noise of re-denoise sampling: what NPNet learns to predict, at the price of two guided steps."""
+    spec = conditions.spec
+    return redenoise(
+        conditions.pipeline,
+        source,
+        conditions.embeddings,
+        guidance_scale=spec.redenoise_guidance_scale,
+        solver=spec.redenoise_solver,
+    )
+
+
+def repainted(source: Tensor, conditions: Conditions) -> Tensor:
+    """One guided step down, random noise back up. Source: Table 2 of the paper."""
+    scale = conditions.spec.redenoise_guidance_scale
+    return repaint(conditions.pipeline, source, conditions.embeddings, conditions.seeds, guidance_scale=scale)
+
+
+def equal_norm_random(source: Tensor, conditions: Conditions) -> Tensor:
+    """Control: as far from the source noise as NPNet goes, in a random direction."""
+    return random_change(source, npnet(source, conditions), conditions.seeds)
+
+
+def npnet_unit_std(source: Tensor, conditions: Conditions) -> Tensor:
+    """Control: NPNet's golden noise brought back to the mean and spread of the source noise."""
+    golden = npnet(source, conditions)
+    centred = golden - golden.mean((1, 2, 3), keepdim=True)
+    spread = source.std((1, 2, 3), keepdim=True) / golden.std((1, 2, 3), keepdim=True)
+    return centred * spread + source.mean((1, 2, 3), keepdim=True)
+
+
+def npnet_other_prompt(source: Tensor, conditions: Conditions) -> Tensor:
+    """Control: NPNet told another prompt than the pipeline is (the next row's, or an unrelated one)."""
+    embeddings = conditions.embeddings
+    if len(source) == 1 or (embeddings["prompt_embeds"] == embeddings["prompt_embeds"][:1]).all():
+        others = encode_prompts(conditions.pipeline, [_UNRELATED[conditions.spec.is_shapes]] * len(source))
+    else:
+        others = {name: value.roll(1, 0) for name, value in embeddings.items()}
+    return npnet(source, Conditions(conditions.spec, conditions.pipeline, conditions.npnet, others, conditions.seeds))
+
+
+_UNRELATED = {True: "four purple crosses on a black background", False: "a bowl of soup on a kitchen table"}
+
+ARMS: dict[str, Arm] = {
+    "standard": standard,
+    "npnet": npnet,
+    "inversion": inversion,
+    "repaint": repainted,
+    "random": equal_norm_random,
+    "npnet_other_prompt": npnet_other_prompt,
+    "npnet_unit_std": npnet_unit_std,
+}
+
+
+def find_arm(name: str) -> Arm:
+    """An arm by name. Raises: InvalidInput listing the valid names."""
+    if name not in ARMS:
+        raise InvalidInput(f"Unknown arm {name!r}: choose one of {', '.join(ARMS)}.")
+    return ARMS[name]
+
+
+def mix(source: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """The strength dial: `source + strength * (noise - source)`, 0 the source noise and 1 the arm's own."""
+    return source + strength * (noise - source)

@@ -1,0 +1,248 @@
+"""One comparison: a request in, events out as they happen, a Comparison at the end.
+
+The app, the command line and the API all come through here, and so does their validation.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .arms import Conditions, find_arm, mix
+from .errors import Cancelled, GoldenError, InvalidInput
+from .models import ModelSpec, find_model
+from .noise import MAX_SEED, source_noise
+from .npnet import NPNet, load_npnet
+from .pipelines import decode, denoise, encode_prompts, latent_shape, load_pipeline, repeat_embeddings
+from .samplers import SAMPLERS
+from .shapes import Verdict, check_image, parse_caption
+
+MAX_STEPS = 200
+MAX_GUIDANCE = 30.0
+MAX_STRENGTH = 3.0
+MAX_PROMPT_CHARS = 2000
+PREVIEWS_PER_SECOND = 4
+
+
+@dataclass
+class Model:
+    """A loaded model: its pipeline, its NPNet if it has one, and the lock that gives one run at a time the pipeline."""
+
+    spec: ModelSpec
+    pipeline: Any
+    npnet: NPNet | None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def load_model(
+    name: str = "shapes", *, npnet: str | Path | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Model:
+    """Load a model of MODELS (or a diffusers folder) with its NPNet, or with the NPNet in the file `npnet`.
+
+    Raises: InvalidInput for an unknown name; MissingWeights or BadWeights if weights are missing or unfit.
+    """
+    spec = find_model(name)
+    path = npnet or (spec.npnet if spec.npnet and Path(spec.npnet).is_file() else None)
+    network = load_npnet(path).to(device) if path else None
+    return Model(spec, load_pipeline(spec, device, dtype), network)
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare. `arms` are names of ARMS; `strength` scales the change that each makes to the source noise."""
+
+    prompt: str
+    seed: int = 0
+    num_inference_steps: int = 20
+    guidance_scale: float = 5.5
+    sampler: str = "ddim"
+    strength: float = 1.0
+    arms: tuple[str, ...] = ("standard", "npnet")
+
+
+def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
+    """The request with exact types (5.0 steps become 5), once every value is allowed.
+
+    Raises: InvalidInput in one sentence with what was got and what is allowed.
+    """
+    prompt = request.prompt
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InvalidInput("The prompt is empty: say what the picture should show.")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise InvalidInput(f"The prompt has {len(prompt)} characters: at most {MAX_PROMPT_CHARS} are allowed.")
+    if spec.is_shapes:
+        parse_caption(prompt)
+    if not isinstance(request.sampler, str) or request.sampler not in SAMPLERS:
+        raise InvalidInput(f"Unknown sampler {str(request.sampler)[:40]!r}: choose one of {', '.join(SAMPLERS)}.")
+    for arm in request.arms:
+        find_arm(arm)
+    return CompareRequest(
+        " ".join(prompt.split()),
+        check_whole("seed", request.seed, 0, MAX_SEED),
+        check_whole("number of steps", request.num_inference_steps, 1, MAX_STEPS),
+        check_number("guidance scale", request.guidance_scale, 0.0, MAX_GUIDANCE),
+        request.sampler,
+        check_number("strength", request.strength, 0.0, MAX_STRENGTH),
+        tuple(request.arms),
+    )
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """A finite number in [low, high] as a float; booleans, text and null are refused."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        raise InvalidInput(f"The {name} must be a number from {low:g} to {high:g}, got {str(value)[:40]}.")
+    return float(value)
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number in [low, high] as an int; 5.0 counts as whole, 5.5, booleans, text and null are refused."""
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+    if not whole or not low <= value <= high:
+        raise InvalidInput(f"The {name} must be a whole number from {low} to {high}, got {str(value)[:40]}.")
+    return int(value)
+
+
+# --- events -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a step: `step` of `num_steps`, and now and then a preview per arm."""
+
+    step: int
+    num_steps: int
+    previews: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """All pictures are there; nothing is judged yet."""
+
+    images: dict[str, Image.Image]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome: by arm its picture, its noise (C, h, w) on the CPU and, in the shapes world, its verdict."""
+
+    request: CompareRequest
+    images: dict[str, Image.Image]
+    noises: dict[str, Tensor]
+    verdicts: dict[str, Verdict]
+    npnet_seconds: float
+    total_seconds: float
+
+    @property
+    def overhead(self) -> float:
+        """NPNet's share of the time of one standard picture, as a fraction."""
+        return self.npnet_seconds / max(1e-9, (self.total_seconds - self.npnet_seconds) / len(self.images))
+
+
+Event = Progress | Rendered | Comparison
+
+
+def compare(request: CompareRequest, model: Model) -> Iterator[Event]:
+    """Run a comparison and yield Progress events, Rendered, and at last the Comparison.
+
+    Closing the generator stops the run within one step. All arms are denoised in one batch, from the same source
+    noise, with the same step noise.
+
+    Raises: GoldenError with one sentence for the user.
+    """
+    request = validate(request, model.spec)
+    events: queue.Queue[Event | BaseException | None] = queue.Queue()
+    stopped = threading.Event()
+
+    def run() -> None:
+        try:
+            with model.lock:
+                _run(request, model, events.put, stopped)
+        except BaseException as error:
+            events.put(error)
+        finally:
+            events.put(None)
+
+    worker = threading.Thread(target=run, name="compare", daemon=True)
+    worker.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        stopped.set()
+        worker.join()
+
+
+def run_comparison(request: CompareRequest, model: Model) -> Comparison:
+    """`compare` without the events in between."""
+    *_, last = compare(request, model)
+    assert isinstance(last, Comparison)
+    return last
+
+
+def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Event) -> None:
+    started = time.perf_counter()
+    pipeline, arms = model.pipeline, request.arms
+    _stop_if(stopped)
+    embeddings = encode_prompts(pipeline, [request.prompt])
+    source = source_noise([request.seed], latent_shape(pipeline))
+    noises, seconds = make_noises(request, model, source, embeddings)
+
+    last_preview = time.perf_counter()
+
+    def on_step(step: int, num_steps: int, clean_estimate: Tensor) -> None:
+        nonlocal last_preview
+        _stop_if(stopped)
+        previews: tuple[Image.Image, ...] = ()
+        if time.perf_counter() - last_preview > 1 / PREVIEWS_PER_SECOND and step < num_steps:
+            previews = tuple(decode(pipeline, clean_estimate))
+            last_preview = time.perf_counter()
+        emit(Progress(step, num_steps, previews))
+
+    latents = denoise(
+        pipeline,
+        torch.cat([noises[arm] for arm in arms]),
+        repeat_embeddings(embeddings, len(arms)),
+        [request.seed] * len(arms),
+        sampler=request.sampler,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        on_step=on_step,
+    )
+    images = dict(zip(arms, decode(pipeline, latents), strict=True))
+    total = time.perf_counter() - started
+    emit(Rendered(images))
+    _stop_if(stopped)
+    verdicts = {arm: check_image(request.prompt, image) for arm, image in images.items()} if model.spec.is_shapes else {}
+    kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
+    emit(Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total))
+
+
+def make_noises(
+    request: CompareRequest, model: Model, source: Tensor, embeddings: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """By arm, its noise (1, C, h, w) and the seconds that it took."""
+    conditions = Conditions(model.spec, model.pipeline, model.npnet, embeddings, [request.seed])
+    noises, seconds = {}, {}
+    for arm in request.arms:
+        started = time.perf_counter()
+        noises[arm] = mix(source, find_arm(arm)(source, conditions), request.strength)
+        seconds[arm] = time.perf_counter() - started
+    return noises, seconds
+
+
+def _stop_if(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise Cancelled("The comparison was stopped.")
+
+
+__all__ = ["CompareRequest", "Comparison", "Event", "GoldenError", "Model", "Progress", "Rendered", "compare", "load_model"]

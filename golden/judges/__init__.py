@@ -1,0 +1,89 @@
+"""Six judges of images, one contract: `score(images, prompts) -> (B,)`, higher is better, in raw reported units.
+
+    judge = load_judge("PickScore")  # the embedded set: small judges, trained on this project's own world
+    judge = load_judge("PickScore", "published")  # the published weights, from the hub
+    for name, scores in load_judges().stream(images, prompts):  # as each judge finishes
+        ...
+
+Scores of the embedded set and of the published weights are of different models: never compare one with the other.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+
+from ..errors import InvalidInput
+from .aesthetic import Aesthetic
+from .base import Judge
+from .clip_score import CLIPScore
+from .hpsv2 import HPSv2
+from .image_reward import ImageReward
+from .inputs import Inputs
+from .judge_set import MODES, JudgeSet, Result, choose_mode
+from .loading import WEIGHT_SETS, Weights, embedded_path, load, num_bytes, save_judge
+from .mps import MPS
+from .pickscore import PickScore
+
+__all__ = [
+    "JUDGES",
+    "MODES",
+    "WEIGHT_SETS",
+    "Inputs",
+    "Judge",
+    "JudgeSet",
+    "Result",
+    "Weights",
+    "embedded_path",
+    "find_judge",
+    "load_judge",
+    "load_judges",
+    "save_judge",
+]
+
+JUDGES: dict[str, type[Judge]] = {
+    "PickScore": PickScore,
+    "HPSv2": HPSv2,
+    "AES": Aesthetic,
+    "ImageReward": ImageReward,
+    "CLIPScore": CLIPScore,
+    "MPS": MPS,
+}
+
+
+def find_judge(name: str) -> type[Judge]:
+    """The class of a judge. Raises InvalidInput listing the names."""
+    if name not in JUDGES:
+        raise InvalidInput(f"Unknown judge {name!r}: choose from {', '.join(JUDGES)}.")
+    return JUDGES[name]
+
+
+def load_judge(
+    name: str, weights: Weights = "embedded", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Judge:
+    """Load one judge; see `golden.judges.loading.load` for what `weights` may be and what is raised."""
+    return load(find_judge(name), weights, device, dtype)
+
+
+def load_judges(
+    names: Iterable[str] | None = None,
+    weights: Weights = "embedded",
+    mode: str = "auto",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> JudgeSet:
+    """A set of judges, each loaded when its turn first comes.
+
+    Args:
+        names: of JUDGES, in the order in which they score; None for all six.
+        weights: "embedded" or "published" (a path suits one judge only).
+        mode: "resident", "rotating", or "auto": resident where the weights fit in the memory that is free now.
+        device, dtype: where and in which precision they run.
+
+    Raises: InvalidInput for unknown names or modes. Weights that cannot be had are no error here: that judge's turn in
+        `JudgeSet.stream` says so.
+    """
+    classes = {name: find_judge(name) for name in (JUDGES if names is None else names)}
+    needed = sum(num_bytes(cls, weights, dtype) for cls in classes.values()) if mode == "auto" else 0
+    loaders = {name: partial(load, cls, weights, device, dtype) for name, cls in classes.items()}
+    return JudgeSet(loaders, choose_mode(mode, needed, device))

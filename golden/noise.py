@@ -1,0 +1,170 @@
+"""Source noise from seeds, re-denoise sampling (inversion), repaint, and figures of a noise's health.
+
+Re-denoise sampling takes one denoising step with strong guidance and one inversion step back with weak guidance. What
+the difference of the two guidances says about the prompt stays in the noise.
+Source: arXiv 2411.09502, section 3.1 and Eq. 12.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput
+from .pipelines import Embeddings, denoise
+
+MAX_SEED = 2**32 - 1
+REDENOISE_STEPS = 10
+"""The schedule of which re-denoise sampling takes the first step. Source: the paper's section 5.1."""
+
+# solver -> (scheduler of the step down, scheduler of the step back)
+SOLVERS = {
+    "ddim": ("DDIMScheduler", "DDIMInverseScheduler"),
+    "dpm": ("DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
+}
+
+
+def source_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard Gaussian noise (len(seeds), *shape), fp32 on the CPU: a row depends on its seed alone.
+
+    Raises: InvalidInput for a seed outside [0, 2**32 - 1].
+    """
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise InvalidInput(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+def redenoise(
+    pipeline: Any,
+    source: Tensor,
+    embeddings: Embeddings,
+    *,
+    guidance_scale: float = 5.5,
+    inversion_guidance_scale: float = 1.0,
+    num_inference_steps: int = REDENOISE_STEPS,
+    solver: str = "ddim",
+    evaluate_at: str = "t",
+) -> Tensor:
+    """Target noise (B, C, h, w) from source noise (B, C, h, w): one step down from T to T-k, one inversion step back.
+
+    `evaluate_at` is the timestep at which the model is asked for the inversion step: "t" (T, as the published code and
+    the paper's Eq. 2) or "t-k" (where the latents are).
+    """
+    down, back = (getattr(diffusers, name) for name in SOLVERS[solver])
+    config = pipeline.scheduler.config
+    common = {"num_inference_steps": num_inference_steps, "seeds": [0] * len(source)}
+    latents = denoise(
+        pipeline, source, embeddings, sampler=_first_step_of(down, config), guidance_scale=guidance_scale, **common
+    )
+    inversion = _last_step_of(back, config, evaluate_at)
+    target = denoise(pipeline, latents, embeddings, sampler=inversion, guidance_scale=inversion_guidance_scale, **common)
+    return target.float().cpu()
+
+
+def repaint(
+    pipeline: Any,
+    source: Tensor,
+    embeddings: Embeddings,
+    seeds: Sequence[int],
+    *,
+    guidance_scale: float = 5.5,
+    num_inference_steps: int = REDENOISE_STEPS,
+) -> Tensor:
+    """Noise (B, C, h, w) after one step down from T to T-k and random noise back up to T: the paper's Repaint baseline.
+
+    Source: Table 2 of the paper; the way up is the forward process q(x_T | x_{T-k}).
+    """
+    scheduler = _first_step_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
+    latents = denoise(
+        pipeline,
+        source,
+        embeddings,
+        seeds,
+        sampler=scheduler,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
+    start = int(scheduler.timesteps[0])
+    step = scheduler.config.num_train_timesteps // num_inference_steps
+    kept = scheduler.alphas_cumprod[start] / scheduler.alphas_cumprod[start - step]
+    # Other numbers than the source's own, or the fresh noise would be the source noise again.
+    fresh = source_noise([(seed + 2**31) % 2**32 for seed in seeds], source.shape[1:])
+    return kept.sqrt() * latents.float().cpu() + (1 - kept).sqrt() * fresh
+
+
+def random_change(source: Tensor, other: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Noise (B, C, h, w) as far from the source noise as `other` is, row by row, in a random direction."""
+    direction = source_noise([(seed + 2**30) % 2**32 for seed in seeds], source.shape[1:])
+    length = (other - source).flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)
+    return source + direction * length[:, None, None, None]
+
+
+def _model_config(config: Any) -> dict:
+    """The parts of a scheduler's configuration that belong to the model."""
+    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    return {name: config[name] for name in names if name in config}
+
+
+def _first_step_of(scheduler_class: Any, config: Any) -> Any:
+    """A scheduler that takes only the first step, T to T-k, of its schedule."""
+
+    class FirstStep(scheduler_class):
+        def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+            super().set_timesteps(*args, **kwargs)
+            self.timesteps = self.timesteps[:1]
+
+    return FirstStep(**_model_config(config), **_spacing(scheduler_class))
+
+
+def _last_step_of(scheduler_class: Any, config: Any, evaluate_at: str) -> Any:
+    """An inverse scheduler that takes only the last step, T-k to T, of its schedule."""
+
+    class LastStep(scheduler_class):
+        def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+            super().set_timesteps(*args, **kwargs)
+            self.last_timestep = self.timesteps[-1]
+            # The pipeline asks the model at the timestep that it finds here.
+            self.timesteps = self.timesteps[-1:] if evaluate_at == "t" else self.timesteps[-2:-1]
+            if hasattr(self, "sigmas"):
+                self.sigmas = self.sigmas[-2:]
+
+        def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
+            return super().step(model_output, self.last_timestep, sample, **kwargs)
+
+    return LastStep(**_model_config(config), **_spacing(scheduler_class))
+
+
+def _spacing(scheduler_class: Any) -> dict:
+    """One schedule for both ways, T = 901 and T-k = 801 at ten steps, without clipping of latents."""
+    wanted = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
+    accepted = scheduler_class._get_init_keys(scheduler_class)
+    return {name: value for name, value in wanted.items() if name in accepted}
+
+
+def noise_health(noise: Tensor, source: Tensor | None = None) -> dict[str, Tensor]:
+    """Figures, one per row, that are 0, 1 and 1 for white unit noise: mean, std, spectrum flatness.
+
+    Flatness is the geometric over the arithmetic mean of the power spectrum, averaged over rings of equal frequency so
+    that white noise comes near 1 whatever its sample. With `source`: rms distance to it and cosine with it.
+    """
+    flat = noise.flatten(1).float()
+    figures = {"mean": flat.mean(1), "std": flat.std(1), "flatness": spectrum_flatness(noise)}
+    if source is not None:
+        base = source.flatten(1).float()
+        figures["distance"] = (flat - base).square().mean(1).sqrt()
+        figures["cosine"] = torch.nn.functional.cosine_similarity(flat, base)
+    return figures
+
+
+def spectrum_flatness(noise: Tensor, num_rings: int = 8) -> Tensor:
+    """(B,) geometric over arithmetic mean of the power in rings of spatial frequency, from 0 to 1 (white)."""
+    power = torch.fft.fft2(noise.float(), norm="ortho").abs().square().mean(1)
+    _, height, width = power.shape
+    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
+    # Rings of equal numbers of frequencies, so that each is known equally well.
+    ring = (radius.flatten().argsort().argsort() * num_rings // radius.numel()).to(power.device)
+    means = torch.stack([power.flatten(1)[:, ring == index].mean(1) for index in range(num_rings)], 1)
+    return means.log().mean(1).exp() / means.mean(1)
