@@ -1,6 +1,8 @@
 """Train the embedded model's autoencoder: 3x128x128 pictures to 4x16x16 latents and back.
 
     python train/shapes/train_vae.py
+    python train/shapes/train_vae.py --finetune vae_2 --num-steps 700 --learning-rate 6e-4
+    python train/shapes/train_vae.py --finetune vae_decoder --decoder-only --num-steps 1500 --learning-rate 5e-4
 """
 
 import torch
@@ -62,9 +64,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--finetune", metavar="RUN", help="go on from the saved autoencoder, as a run of this name")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     vae = AutoencoderKL(**CONFIG)
+    if arguments.finetune:
+        vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float32).train()
+    if arguments.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
 
     def compute_loss(step: int) -> torch.Tensor:
         _, pictures = sample_pictures(arguments.seed, step, arguments.batch_size)
@@ -80,21 +89,22 @@ def main() -> None:
         return {"right_after_reconstruction": share_right_after_reconstruction(ema)}
 
     vae = train(
-        "vae",
+        arguments.finetune or "vae",
         vae,
         compute_loss,
         num_steps=arguments.num_steps,
         learning_rate=arguments.learning_rate,
         ema_decay=0.995,
-        save_every=200,
+        save_every=100,
         evaluate=evaluate,
-        evaluate_every=200,
+        evaluate_every=500,
     )
-    vae.register_to_config(scaling_factor=latent_scale(vae))
+    if not arguments.decoder_only:
+        vae.register_to_config(scaling_factor=latent_scale(vae))
     vae.half().save_pretrained(MODEL_FOLDER / "vae")
     saved = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float32)
     figures = {"final": share_right_after_reconstruction(saved, 2000), "scaling_factor": saved.config.scaling_factor}
-    log(RUNS / "vae" / "log.jsonl", figures)
+    log(RUNS / (arguments.finetune or "vae") / "log.jsonl", figures)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def train(
     """
     folder = RUNS / name
     ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema_decay))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(num_warmup, num_steps))
     state = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     first_step = _resume(folder / "checkpoint.pt", state)
@@ -70,7 +71,7 @@ def train(
         loss = compute_loss(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         ema.update_parameters(model)
