@@ -5,7 +5,8 @@ every arm, so that two arms differ in their noise and in nothing else.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from .errors import InvalidInput, MissingWeights
 from .models import ModelSpec
 from .noise import random_change, redenoise, repaint
 from .npnet import NPNet
-from .pipelines import Embeddings, encode_prompts
+from .pipelines import Embeddings, encode_prompts, repeat_embeddings
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,25 @@ def npnet_unit_std(source: Tensor, conditions: Conditions) -> Tensor:
 def npnet_other_prompt(source: Tensor, conditions: Conditions) -> Tensor:
     """Control: NPNet told another prompt than the pipeline is (the next row's, or an unrelated one)."""
     embeddings = conditions.embeddings
-    if len(source) == 1 or (embeddings["prompt_embeds"] == embeddings["prompt_embeds"][:1]).all():
-        others = encode_prompts(conditions.pipeline, [_UNRELATED[conditions.spec.is_shapes]] * len(source))
+    # Equal rows get equal numbers: in a batch of several seeds per prompt the next row is often the same prompt.
+    _, kinds = embeddings["prompt_embeds"].flatten(1).unique(dim=0, return_inverse=True)
+    if kinds.max() > 0:
+        prompts = kinds.tolist()
+        others = [next(j % len(prompts) for j in count(i) if prompts[j % len(prompts)] != p) for i, p in enumerate(prompts)]
+        told = {name: value[others] for name, value in embeddings.items()}
     else:
-        others = {name: value.roll(1, 0) for name, value in embeddings.items()}
-    return npnet(source, Conditions(conditions.spec, conditions.pipeline, conditions.npnet, others, conditions.seeds))
+        unrelated = [encode_prompts(conditions.pipeline, [prompt]) for prompt in _UNRELATED[conditions.spec.is_shapes]]
+        own = embeddings["prompt_embeds"][:1]
+        other = next(candidate for candidate in unrelated if not torch.equal(candidate["prompt_embeds"], own))
+        told = repeat_embeddings(other, len(source))
+    return npnet(source, replace(conditions, embeddings=told))
 
 
-_UNRELATED = {True: "four purple crosses on a black background", False: "a bowl of soup on a kitchen table"}
+# Two each, so that one is always another prompt than the user's own.
+_UNRELATED = {
+    True: ("four purple crosses on a black background", "a green heart"),
+    False: ("a bowl of soup on a kitchen table", "a steam engine in the snow"),
+}
 
 ARMS: dict[str, Arm] = {
     "standard": standard,
@@ -103,7 +115,7 @@ ARMS: dict[str, Arm] = {
 
 def find_arm(name: str) -> Arm:
     """An arm by name. Raises: InvalidInput listing the valid names."""
-    if name not in ARMS:
+    if not isinstance(name, str) or name not in ARMS:
         raise InvalidInput(f"Unknown arm {name!r}: choose one of {', '.join(ARMS)}.")
     return ARMS[name]
 

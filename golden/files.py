@@ -58,7 +58,10 @@ def hash_path(path: str | Path) -> Path:
 def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file and its SHA-256 beside it, each atomically."""
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_bytes(path, save_safetensors_bytes(contiguous, metadata))
+    data = save_safetensors_bytes(contiguous, metadata)
+    # A crash between the two files must not leave a whole new file that an old hash calls damaged.
+    hash_path(path).unlink(missing_ok=True)
+    write_bytes(path, data)
     write_bytes(hash_path(path), f"{sha256(path)}  {Path(path).name}\n".encode())
 
 
@@ -74,7 +77,7 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
     if not path.is_file():
         raise MissingWeights(f"No weight file at {path}: give the path of a .safetensors, .pth, .pt or .bin file.")
     recorded = hash_path(path)
-    if recorded.is_file() and recorded.read_text().split()[:1] != [sha256(path)]:
+    if recorded.is_file() and recorded.read_bytes().split()[:1] != [sha256(path).encode()]:
         raise BadWeights(f"{path.name} is damaged: its SHA-256 differs from the one recorded in {recorded.name}.")
     if path.suffix == ".safetensors":
         try:

@@ -1,5 +1,6 @@
 """The models that golden knows: where they are, and the settings that the paper uses with them."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,6 +85,23 @@ def find_model(name: str) -> ModelSpec:
     """
     if name in MODELS:
         return MODELS[name]
-    if (Path(name) / "model_index.json").is_file():
-        return replace(MODELS["sdxl"], name=Path(name).name, repo=name, npnet=None, variant=None, title=Path(name).name)
+    index = Path(name) / "model_index.json"
+    if index.is_file():
+        family = _read_family(index)
+        title = index.parent.resolve().name
+        # A folder's name must not pass for a registered model, of which other things are expected.
+        unique = str(name) if title in MODELS else title
+        return replace(family, name=unique, repo=str(name), revision=None, npnet=None, variant=None, title=title)
     raise InvalidInput(f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, or a folder with a model_index.json.")
+
+
+def _read_family(index: Path) -> ModelSpec:
+    """The registered model whose defaults suit a folder's pipeline class."""
+    families = {spec.pipeline: spec for spec in (MODELS["sdxl"], MODELS["hunyuan-dit"])}
+    try:
+        class_name = json.loads(index.read_text())["_class_name"]
+        return families[class_name]
+    except (OSError, ValueError, TypeError):
+        raise InvalidInput(f"{index} is damaged: it should be a JSON object that names a pipeline class.") from None
+    except KeyError as error:
+        raise InvalidInput(f"{index} is of class {error}: golden knows {', '.join(families)}.") from None

@@ -51,16 +51,25 @@ def redenoise(
     """Target noise (B, C, h, w) from source noise (B, C, h, w): one step down from T to T-k, one inversion step back.
 
     `evaluate_at` is the timestep at which the model is asked for the inversion step: "t" (T, as the published code and
-    the paper's Eq. 2) or "t-k" (where the latents are).
+    the paper's Eq. 2) or "t-k" (where the latents are). At ten steps of 1000, T is 901 and T-k is 801 by DDIM's
+    schedule, 811 by DPM-Solver's; the first step of either is the same function of T and T-k.
+
+    Raises: InvalidInput for an unknown solver or `evaluate_at`, or for fewer than 2 steps.
     """
+    if solver not in SOLVERS:
+        raise InvalidInput(f"Unknown solver {solver!r}: choose one of {', '.join(SOLVERS)}.")
+    if evaluate_at not in ("t", "t-k"):
+        raise InvalidInput(f"The inversion step is evaluated at 't' or 't-k', got {evaluate_at!r}.")
+    _check_num_steps(num_inference_steps)
     down, back = (getattr(diffusers, name) for name in SOLVERS[solver])
     config = pipeline.scheduler.config
-    common = {"num_inference_steps": num_inference_steps, "seeds": [0] * len(source)}
-    latents = denoise(
-        pipeline, source, embeddings, sampler=_first_step_of(down, config), guidance_scale=guidance_scale, **common
+    first = _first_step_of(down, config)
+    common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "seeds": [0] * len(source)}
+    latents = denoise(pipeline, source, embeddings, sampler=first, guidance_scale=guidance_scale, **common)
+    inversion = _step_back_of(back, config, first.span, evaluate_at)
+    target = denoise(
+        pipeline, latents, embeddings, sampler=inversion, guidance_scale=inversion_guidance_scale, **common
     )
-    inversion = _last_step_of(back, config, evaluate_at)
-    target = denoise(pipeline, latents, embeddings, sampler=inversion, guidance_scale=inversion_guidance_scale, **common)
     return target.float().cpu()
 
 
@@ -76,7 +85,10 @@ def repaint(
     """Noise (B, C, h, w) after one step down from T to T-k and random noise back up to T: the paper's Repaint baseline.
 
     Source: Table 2 of the paper; the way up is the forward process q(x_T | x_{T-k}).
+
+    Raises: InvalidInput for fewer than 2 steps.
     """
+    _check_num_steps(num_inference_steps)
     scheduler = _first_step_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
     latents = denoise(
         pipeline,
@@ -87,9 +99,8 @@ def repaint(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
-    start = int(scheduler.timesteps[0])
-    step = scheduler.config.num_train_timesteps // num_inference_steps
-    kept = scheduler.alphas_cumprod[start] / scheduler.alphas_cumprod[start - step]
+    noisy, cleaner = scheduler.span
+    kept = scheduler.alphas_cumprod[noisy] / scheduler.alphas_cumprod[cleaner]
     # Other numbers than the source's own, or the fresh noise would be the source noise again.
     fresh = source_noise([(seed + 2**31) % 2**32 for seed in seeds], source.shape[1:])
     return kept.sqrt() * latents.float().cpu() + (1 - kept).sqrt() * fresh
@@ -108,44 +119,53 @@ def _model_config(config: Any) -> dict:
     return {name: config[name] for name in names if name in config}
 
 
+def _check_num_steps(num_inference_steps: int) -> None:
+    if num_inference_steps < 2:
+        raise InvalidInput(f"A step down and back needs a schedule of at least 2 steps, got {num_inference_steps}.")
+
+
 def _first_step_of(scheduler_class: Any, config: Any) -> Any:
-    """A scheduler that takes only the first step, T to T-k, of its schedule."""
+    """A scheduler that takes only the first step of its schedule; its `span` is that step's (T, T-k)."""
 
     class FirstStep(scheduler_class):
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
+            self.span = (int(self.timesteps[0]), int(self.timesteps[1]))
             self.timesteps = self.timesteps[:1]
 
     return FirstStep(**_model_config(config), **_spacing(scheduler_class))
 
 
-def _last_step_of(scheduler_class: Any, config: Any, evaluate_at: str) -> Any:
-    """An inverse scheduler that takes only the last step, T-k to T, of its schedule."""
+def _step_back_of(scheduler_class: Any, config: Any, span: tuple[int, int], evaluate_at: str) -> Any:
+    """An inverse scheduler that takes the one step from T-k to T, for `span` = (T, T-k)."""
+    noisy, cleaner = span
 
-    class LastStep(scheduler_class):
+    class StepBack(scheduler_class):
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
-            self.last_timestep = self.timesteps[-1]
             # The pipeline asks the model at the timestep that it finds here.
-            self.timesteps = self.timesteps[-1:] if evaluate_at == "t" else self.timesteps[-2:-1]
-            if hasattr(self, "sigmas"):
-                self.sigmas = self.sigmas[-2:]
+            self.timesteps = self.timesteps.new_tensor([noisy if evaluate_at == "t" else cleaner])
+            if isinstance(self, diffusers.DPMSolverMultistepInverseScheduler):
+                # This class steps between sigmas. Its own schedule ends at the last training timestep and not at the T
+                # where the way down began, so that its last step would not be the inverse of the step down.
+                signal = self.alphas_cumprod[[cleaner, noisy]]
+                self.sigmas = ((1 - signal) / signal).sqrt()
 
         def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
-            return super().step(model_output, self.last_timestep, sample, **kwargs)
+            return super().step(model_output, noisy, sample, **kwargs)  # DDIM's inverse names a step by where it ends
 
-    return LastStep(**_model_config(config), **_spacing(scheduler_class))
+    return StepBack(**_model_config(config), **_spacing(scheduler_class))
 
 
 def _spacing(scheduler_class: Any) -> dict:
-    """One schedule for both ways, T = 901 and T-k = 801 at ten steps, without clipping of latents."""
+    """SDXL's spacing of the schedule, whatever the model samples with; no clipping of latents."""
     wanted = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
     accepted = scheduler_class._get_init_keys(scheduler_class)
     return {name: value for name, value in wanted.items() if name in accepted}
 
 
 def noise_health(noise: Tensor, source: Tensor | None = None) -> dict[str, Tensor]:
-    """Figures, one per row, that are 0, 1 and 1 for white unit noise: mean, std, spectrum flatness.
+    """Figures (B,), one per row, that are near 0, 1 and 1 for white unit noise: mean, std, spectrum flatness.
 
     Flatness is the geometric over the arithmetic mean of the power spectrum, averaged over rings of equal frequency so
     that white noise comes near 1 whatever its sample. With `source`: rms distance to it and cosine with it.

@@ -66,13 +66,18 @@ def remember_clean_estimate(scheduler: Any) -> Any:
 
     Most schedulers return it; the multistep ones do not, and there it follows from the model's output.
     """
+    # TCD's second value is a noised sample.
+    returns_estimate = not isinstance(scheduler, diffusers.TCDScheduler)
     step = scheduler.step
 
     @wraps(step)  # pipelines look at the signature for `eta` and `generator`
     def remembering_step(model_output: Tensor, timestep, sample: Tensor, *args: Any, **kwargs: Any):
         output = step(model_output, timestep, sample, *args, **kwargs)
-        returned = output if isinstance(output, tuple) else tuple(output.to_tuple())
-        scheduler.clean_estimate = returned[1] if len(returned) > 1 else _clean(scheduler, model_output, timestep, sample)
+        returned = output if isinstance(output, tuple) else output.to_tuple()
+        if returns_estimate and len(returned) > 1:
+            scheduler.clean_estimate = returned[1]
+        else:
+            scheduler.clean_estimate = _clean(scheduler, model_output, timestep, sample)
         return output
 
     scheduler.step = remembering_step

@@ -197,9 +197,9 @@ def write_caption(request: Request, opening: str = "") -> str:
 
 
 def sample_caption(rng: np.random.Generator, category: str | None = None) -> str:
-    """A random caption, of a random category if none is given; not one of the frozen test prompts on purpose or not.
+    """A random caption, of a random category if none is given.
 
-    The caller that must avoid the test prompts filters them out (`training_captions` does).
+    It may be one of the frozen test prompts: who must avoid them takes `training_captions`.
     """
     category = category or str(rng.choice(CATEGORIES))
     shape, other = (str(shape) for shape in rng.choice(SHAPES, 2, replace=False))
@@ -238,7 +238,7 @@ def training_captions(rng: np.random.Generator) -> Iterator[str]:
             yield caption
 
 
-# --- scenes and their pictures ------------------------------------------------------------------------------------------
+# --- scenes and their pictures ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
     return canvas.reduce(oversampling)
 
 
-# --- the checker --------------------------------------------------------------------------------------------------------
+# --- the checker ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -396,11 +396,12 @@ _GRID = 32
 def find_objects(image: Image.Image) -> tuple[str | None, list[Found]]:
     """The background's name (None if it is like none) and the objects of a picture, larger ones first."""
     pixels = np.asarray(image.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS), np.float32)
-    frame = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3), pixels[:, :3].reshape(-1, 3), pixels[:, -3:].reshape(-1, 3)])
+    sides = (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:])
+    frame = np.concatenate([side.reshape(-1, 3) for side in sides])
     background_colour = np.median(frame, 0)
     background = _nearest(background_colour, BACKGROUNDS, _BACKGROUND_LIMIT)
     distance = np.linalg.norm(pixels - background_colour, axis=2)
-    labels, num_components = ndimage.label(distance > _NOT_BACKGROUND)
+    labels, _ = ndimage.label(distance > _NOT_BACKGROUND)
     found = []
     for index, window in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels[window] == index
@@ -475,7 +476,9 @@ def check_image(caption: str | Request, image: Image.Image) -> Verdict:
     attributes.append(("count", len(found) == num_asked))
     matched = _match(request, found)
     for group, group_found in zip(request.groups, matched, strict=True):
-        attributes.append((f"{group.shape} shape", len(group_found.shape_right) == group.count))
+        # Without a colour asked for, any one colour will do, but not a patchwork of several.
+        named = group_found.shape_right if group.colour else group_found.right
+        attributes.append((f"{group.shape} shape", len(named) == group.count))
         if group.colour:
             attributes.append((f"{group.shape} colour", len(group_found.right) == group.count))
     every_object = all(len(m.right) == group.count for group, m in zip(request.groups, matched, strict=True))
@@ -549,7 +552,7 @@ def _describe(found: list[Found]) -> str:
     )
 
 
-# --- one attribute changed: what the checker must refuse, and what judges learn from ------------------------------------
+# --- one attribute changed: what the checker must refuse, and what judges learn from ----------------------------------
 
 
 def change_one_attribute(scene: Scene, request: Request, rng: np.random.Generator) -> Scene:
@@ -570,8 +573,8 @@ def change_one_attribute(scene: Scene, request: Request, rng: np.random.Generato
         one, two = objects
         return replace(scene, objects=(replace(one, x=two.x, y=two.y), replace(two, x=one.x, y=one.y)))
     if change == "count":
-        wanted = len(objects) - 1 if len(objects) > 1 and (len(objects) == 4 or rng.random() < 0.5) else len(objects) + 1
-        return _with_count(scene, wanted, rng)
+        fewer = len(objects) > 1 and (len(objects) == 4 or rng.random() < 0.5)
+        return _with_count(scene, len(objects) + (-1 if fewer else 1), rng)
     coloured = [i for i, item in enumerate(objects) if change == "shape" or _colour_asked(request, i)]
     index = int(rng.choice(coloured))
     field, values = ("shape", SHAPES) if change == "shape" else ("colour", tuple(COLOURS))
@@ -599,7 +602,7 @@ def _with_count(scene: Scene, count: int, rng: np.random.Generator) -> Scene:
             return replace(scene, objects=objects)
 
 
-# --- command line -------------------------------------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------------------------------------
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -609,18 +612,21 @@ def open_image(path: str | Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise InvalidInput(f"There is no picture at {path}.") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow answers a broken PNG with a SyntaxError.
         raise InvalidInput(f"{path} is not a picture that can be read: {error}.") from None
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = ArgumentParser(prog="python -m golden.shapes", description="Render and check pictures of the shapes world.")
+    description = "Render and check pictures of the shapes world."
+    parser = ArgumentParser(prog="python -m golden.shapes", description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     draw = commands.add_parser("render", help="draw a random scene for which a caption is true")
     draw.add_argument("caption")
     draw.add_argument("image", type=Path, help="PNG file to write")
     draw.add_argument("--seed", type=int, default=0, help="which of the many such scenes, 0 or more")
-    check = commands.add_parser("check", help="say whether a picture shows what a caption asks for (exit 0 right, 1 wrong)")
+    says = "say whether a picture shows what a caption asks for (exit 0 right, 1 wrong)"
+    check = commands.add_parser("check", help=says)
     check.add_argument("caption")
     check.add_argument("image", type=Path)
     arguments = parser.parse_args(argv)
@@ -632,9 +638,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.seed < 0:
         raise InvalidInput(f"The seed must be 0 or more, got {arguments.seed}.")
     if arguments.image.suffix.lower() != ".png":
-        raise InvalidInput(f"The picture is written as PNG: give a name that ends in .png, not {arguments.image.name!r}.")
-    with atomic_path(arguments.image) as temporary:
-        render(sample_scene(request, np.random.default_rng(arguments.seed))).save(temporary, format="PNG")
+        raise InvalidInput(f"The picture is written as PNG: give a name ending in .png, not {arguments.image.name!r}.")
+    try:
+        with atomic_path(arguments.image) as temporary:
+            render(sample_scene(request, np.random.default_rng(arguments.seed))).save(temporary, format="PNG")
+    except OSError as error:
+        raise InvalidInput(f"{arguments.image} cannot be written: {error.strerror or error}.") from error
     return 0
 
 

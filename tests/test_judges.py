@@ -168,7 +168,7 @@ def test_the_prompt_matters_to_all_but_the_aesthetic_judge(judges, name):
 
 
 def test_prompt_features_are_computed_once_and_forgotten_when_weights_change(configs, monkeypatch):
-    judge = JUDGES["PickScore"](configs["PickScore"])
+    judge = JUDGES["PickScore"](configs["PickScore"]).eval()
     calls = []
     encode = judge.encode_prompts
     monkeypatch.setattr(judge, "encode_prompts", lambda tokens: calls.append(len(tokens.ids)) or encode(tokens))
@@ -223,10 +223,9 @@ def test_mps_compares_a_pair(judges):
 
 
 def test_mps_condition_is_configurable(configs):
-    other = copy.deepcopy(configs["MPS"]) | {"condition": "green star"}
     scores = []
-    for config in (configs["MPS"], other):
-        judge = JUDGES["MPS"](config)
+    for condition in ("red, two", "green star"):
+        judge = JUDGES["MPS"](configs["MPS"] | {"condition": condition, "threshold": 0.9})
         judge.load_state_dict(rebuild(judge.state_dict()))
         scores.append(judge.score(IMAGES, PROMPTS))
     assert not torch.equal(*scores)

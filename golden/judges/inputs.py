@@ -187,7 +187,7 @@ def load_tokenizer(kind: str, length: int) -> Tokenizer:
     try:
         tokenizer = clip_tokenizer(read_bpe(path)) if path.is_dir() else BertTokenizer(vocab=read_wordpiece(path))
         return transformers_tokenizer(tokenizer, length)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadWeights(f"The tokenizer at {path} cannot be read: {error}") from error
 
 
