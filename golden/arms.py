@@ -86,7 +86,9 @@ def npnet_other_prompt(source: Tensor, conditions: Conditions) -> Tensor:
     _, kinds = embeddings["prompt_embeds"].flatten(1).unique(dim=0, return_inverse=True)
     if kinds.max() > 0:
         prompts = kinds.tolist()
-        others = [next(j % len(prompts) for j in count(i) if prompts[j % len(prompts)] != p) for i, p in enumerate(prompts)]
+        others = [
+            next(j % len(prompts) for j in count(i) if prompts[j % len(prompts)] != p) for i, p in enumerate(prompts)
+        ]
         told = {name: value[others] for name, value in embeddings.items()}
     else:
         unrelated = [encode_prompts(conditions.pipeline, [prompt]) for prompt in _UNRELATED[conditions.spec.is_shapes]]

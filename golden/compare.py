@@ -3,11 +3,11 @@
 The app, the command line and the API all come through here, and so does their validation.
 """
 
-import math
 import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from .samplers import SAMPLERS
 from .shapes import Verdict, check_image, parse_caption
 
 MAX_STEPS = 200
+MIN_GUIDANCE = 1.0  # below it the pipelines of diffusers switch guidance off, which is what 1 means
 MAX_GUIDANCE = 30.0
 MAX_STRENGTH = 3.0
+MAX_STEPS_OF = {"lcm": 50, "tcd": 50}  # distilled for a schedule of 50 steps, of which they take some
 MAX_PROMPT_CHARS = 2000
 PREVIEWS_PER_SECOND = 4
 
@@ -78,17 +80,27 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
         raise InvalidInput("The prompt is empty: say what the picture should show.")
     if len(prompt) > MAX_PROMPT_CHARS:
         raise InvalidInput(f"The prompt has {len(prompt)} characters: at most {MAX_PROMPT_CHARS} are allowed.")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise InvalidInput("The prompt holds half a character (a lone surrogate): write it again.")
     if spec.is_shapes:
         parse_caption(prompt)
     if not isinstance(request.sampler, str) or request.sampler not in SAMPLERS:
         raise InvalidInput(f"Unknown sampler {str(request.sampler)[:40]!r}: choose one of {', '.join(SAMPLERS)}.")
+    if not isinstance(request.arms, tuple | list) or not request.arms:
+        raise InvalidInput(f"The arms must be a list of names, got {_shown(request.arms)}.")
     for arm in request.arms:
         find_arm(arm)
+    if len(set(request.arms)) < len(request.arms):
+        raise InvalidInput(f"Each arm goes once into a comparison, got {', '.join(request.arms)}.")
+    steps = check_whole("number of steps", request.num_inference_steps, 1, MAX_STEPS)
+    if request.sampler in MAX_STEPS_OF and steps > MAX_STEPS_OF[request.sampler]:
+        limit = MAX_STEPS_OF[request.sampler]
+        raise InvalidInput(f"The sampler {request.sampler} takes at most {limit} steps, got {steps}.")
     return CompareRequest(
         " ".join(prompt.split()),
         check_whole("seed", request.seed, 0, MAX_SEED),
-        check_whole("number of steps", request.num_inference_steps, 1, MAX_STEPS),
-        check_number("guidance scale", request.guidance_scale, 0.0, MAX_GUIDANCE),
+        steps,
+        check_number("guidance scale", request.guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE),
         request.sampler,
         check_number("strength", request.strength, 0.0, MAX_STRENGTH),
         tuple(request.arms),
@@ -97,20 +109,28 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:
     """A finite number in [low, high] as a float; booleans, text and null are refused."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-        raise InvalidInput(f"The {name} must be a number from {low:g} to {high:g}, got {str(value)[:40]}.")
+    # NaN and the infinities fail the comparison, too.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidInput(f"The {name} must be a number from {low:g} to {high:g}, got {_shown(value)}.")
     return float(value)
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in [low, high] as an int; 5.0 counts as whole, 5.5, booleans, text and null are refused."""
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
-    if not whole or not low <= value <= high:
-        raise InvalidInput(f"The {name} must be a whole number from {low} to {high}, got {str(value)[:40]}.")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or value != int(value):
+        raise InvalidInput(f"The {name} must be a whole number from {low} to {high}, got {_shown(value)}.")
     return int(value)
 
 
-# --- events -------------------------------------------------------------------------------------------------------------
+def _shown(value: Any) -> str:
+    """A value in an error message: short, and never an error of its own."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"  # Python refuses to write out very long ones
+    return ascii(value)[:40] if isinstance(value, str) else str(value)[:40]
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -163,7 +183,7 @@ def compare(request: CompareRequest, model: Model) -> Iterator[Event]:
 
     def run() -> None:
         try:
-            with model.lock:
+            with _turn(model, stopped):
                 _run(request, model, events.put, stopped)
         except BaseException as error:
             events.put(error)
@@ -187,6 +207,17 @@ def run_comparison(request: CompareRequest, model: Model) -> Comparison:
     *_, last = compare(request, model)
     assert isinstance(last, Comparison)
     return last
+
+
+@contextmanager
+def _turn(model: Model, stopped: threading.Event) -> Iterator[None]:
+    """Hold the model; whoever stops while another's run has it need not wait for that to end."""
+    while not model.lock.acquire(timeout=0.05):
+        _stop_if(stopped)
+    try:
+        yield
+    finally:
+        model.lock.release()
 
 
 def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Event) -> None:
@@ -222,7 +253,9 @@ def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Ev
     total = time.perf_counter() - started
     emit(Rendered(images))
     _stop_if(stopped)
-    verdicts = {arm: check_image(request.prompt, image) for arm, image in images.items()} if model.spec.is_shapes else {}
+    verdicts = (
+        {arm: check_image(request.prompt, image) for arm, image in images.items()} if model.spec.is_shapes else {}
+    )
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
     emit(Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total))
 
@@ -245,4 +278,14 @@ def _stop_if(stopped: threading.Event) -> None:
         raise Cancelled("The comparison was stopped.")
 
 
-__all__ = ["CompareRequest", "Comparison", "Event", "GoldenError", "Model", "Progress", "Rendered", "compare", "load_model"]
+__all__ = [
+    "CompareRequest",
+    "Comparison",
+    "Event",
+    "GoldenError",
+    "Model",
+    "Progress",
+    "Rendered",
+    "compare",
+    "load_model",
+]

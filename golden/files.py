@@ -88,7 +88,9 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
     if path.suffix in {".pth", ".pt", ".bin"}:
         tensors = _load_tensors_only(path)
         if not isinstance(tensors, dict):
-            raise BadWeights(f"{path.name} holds a {type(tensors).__name__}, where a dictionary of tensors is expected.")
+            raise BadWeights(
+                f"{path.name} holds a {type(tensors).__name__}, where a dictionary of tensors is expected."
+            )
         return tensors, {}
     raise BadWeights(f"{path.name} is of kind {path.suffix or 'none'}: only .safetensors, .pth, .pt and .bin are read.")
 
@@ -99,4 +101,6 @@ def _load_tensors_only(path: Path) -> object:
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives fail in some forty ways; torch's own advice is to switch safety off
-        raise BadWeights(f"{path.name} is damaged, or holds something else than tensors, which is never opened.") from error
+        raise BadWeights(
+            f"{path.name} is damaged, or holds something else than tensors, which is never opened."
+        ) from error

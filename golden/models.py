@@ -92,16 +92,18 @@ def find_model(name: str) -> ModelSpec:
         # A folder's name must not pass for a registered model, of which other things are expected.
         unique = str(name) if title in MODELS else title
         return replace(family, name=unique, repo=str(name), revision=None, npnet=None, variant=None, title=title)
-    raise InvalidInput(f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, or a folder with a model_index.json.")
+    raise InvalidInput(
+        f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, or a folder with a model_index.json."
+    )
 
 
 def _read_family(index: Path) -> ModelSpec:
     """The registered model whose defaults suit a folder's pipeline class."""
     families = {spec.pipeline: spec for spec in (MODELS["sdxl"], MODELS["hunyuan-dit"])}
     try:
-        class_name = json.loads(index.read_text())["_class_name"]
-        return families[class_name]
-    except (OSError, ValueError, TypeError):
+        class_name = str(json.loads(index.read_text())["_class_name"])
+    except (OSError, ValueError, TypeError, KeyError):
         raise InvalidInput(f"{index} is damaged: it should be a JSON object that names a pipeline class.") from None
-    except KeyError as error:
-        raise InvalidInput(f"{index} is of class {error}: golden knows {', '.join(families)}.") from None
+    if class_name not in families:
+        raise InvalidInput(f"{index} is of class {class_name[:80]!r}: choose a folder of {' or '.join(families)}.")
+    return families[class_name]

@@ -23,15 +23,8 @@ Embeddings = dict[str, Tensor]
 OnStep = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, x0 estimate) after every step; may raise to stop the run."""
 
-_ENCODED_NAMES = {
-    "StableDiffusionXLPipeline": (
-        "prompt_embeds",
-        "negative_prompt_embeds",
-        "pooled_prompt_embeds",
-        "negative_pooled_prompt_embeds",
-    ),
-}
-_CACHE_SIZE = 4096
+_CACHE_BYTES = 2**28  # about 200 prompts of SDXL in half precision, all that were ever asked of a small model
+_ENCODED_AT_ONCE = 64
 
 
 def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | None = None) -> Any:
@@ -67,24 +60,50 @@ def latent_shape(pipeline: Any, height: int | None = None, width: int | None = N
 
 
 def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
-    """The embeddings of prompts, each computed once and kept with the pipeline; one row per prompt."""
+    """The embeddings of prompts (at least one), each computed once and kept with the pipeline; one row per prompt.
+
+    The keys are the keyword arguments that the pipeline's call takes.
+    """
     cache: OrderedDict[str, Embeddings] = pipeline.__dict__.setdefault("_golden_embeddings", OrderedDict())
     missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in cache))
     if missing:
-        encoded = _encode(pipeline, missing)
-        for index, prompt in enumerate(missing):
-            cache[prompt] = {name: value[index] for name, value in encoded.items()}
+        encode = _encode_hunyuan if isinstance(pipeline, diffusers.HunyuanDiTPipeline) else _encode_sdxl
+        for start in range(0, len(missing), _ENCODED_AT_ONCE):
+            batch = missing[start : start + _ENCODED_AT_ONCE]
+            encoded = encode(pipeline, batch)
+            for index, prompt in enumerate(batch):
+                # Copies, since a view would keep the whole batch in memory for as long as one of its rows is kept.
+                cache[prompt] = {name: value[index].clone() for name, value in encoded.items()}
     rows = [cache[prompt] for prompt in prompts]
-    while len(cache) > _CACHE_SIZE:
+    row_bytes = sum(value.nbytes for value in rows[0].values())
+    while len(cache) * row_bytes > _CACHE_BYTES and len(cache) > 1:
         cache.popitem(last=False)
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @torch.inference_mode()
-def _encode(pipeline: Any, prompts: list[str]) -> Embeddings:
+def _encode_sdxl(pipeline: Any, prompts: list[str]) -> Embeddings:
     encoded = pipeline.encode_prompt(prompts, device=pipeline._execution_device, do_classifier_free_guidance=True)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     return dict(zip(names, encoded, strict=True))
+
+
+@torch.inference_mode()
+def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
+    """Two encoders of different lengths, CLIP's and T5's, and both are told which tokens count."""
+    embeddings = {}
+    for index, (suffix, num_tokens) in enumerate((("", 77), ("_2", 256))):
+        encoded = pipeline.encode_prompt(
+            prompts,
+            device=pipeline._execution_device,
+            dtype=pipeline.transformer.dtype,
+            do_classifier_free_guidance=True,
+            max_sequence_length=num_tokens,
+            text_encoder_index=index,
+        )
+        names = ("prompt_embeds", "negative_prompt_embeds", "prompt_attention_mask", "negative_prompt_attention_mask")
+        embeddings |= dict(zip((name + suffix for name in names), encoded, strict=True))
+    return embeddings
 
 
 def repeat_embeddings(embeddings: Embeddings, times: int) -> Embeddings:
@@ -103,11 +122,13 @@ def denoise(
     num_inference_steps: int,
     guidance_scale: float,
     on_step: OnStep | None = None,
+    **pipeline_arguments: Any,
 ) -> Tensor:
     """Run the pipeline from noise (B, C, h, w) to finished latents (B, C, h, w).
 
     `seeds` (one per row) seed the step noise of ancestral samplers, so that rows with the same seed get the same.
-    `sampler` is a name of SAMPLERS or a scheduler. Not safe to call twice at a time on one pipeline.
+    `sampler` is a name of SAMPLERS or a scheduler. `pipeline_arguments` go to the pipeline's call as they are (the
+    `image` of a ControlNet). Not safe to call twice at a time on one pipeline.
     """
     own_scheduler = pipeline.scheduler
     scheduler = make_sampler(sampler, own_scheduler.config) if isinstance(sampler, str) else sampler
@@ -119,6 +140,9 @@ def denoise(
             on_step(index + 1, pipe.num_timesteps, scheduler.clean_estimate)
         return {}
 
+    if isinstance(pipeline, diffusers.HunyuanDiTPipeline):
+        # Or the pipeline would change the size to one of its list, and the noise would not fit.
+        pipeline_arguments = {"use_resolution_binning": False} | pipeline_arguments
     _, _, height, width = noise.shape
     try:
         pipeline.scheduler = scheduler
@@ -132,6 +156,7 @@ def denoise(
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
             callback_on_step_end=after_step,
             output_type="latent",
+            **pipeline_arguments,
         ).images
     finally:
         pipeline.scheduler = own_scheduler

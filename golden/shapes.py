@@ -60,7 +60,21 @@ SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 # Where the second object lies as seen from the first, in image coordinates (x to the right, y down).
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-GRAMMAR_WORDS = ("a", "an", "and", "of", "left", "right", "above", "below", "picture", "drawing", "image", "on", "background")
+GRAMMAR_WORDS = (
+    "a",
+    "an",
+    "and",
+    "of",
+    "left",
+    "right",
+    "above",
+    "below",
+    "picture",
+    "drawing",
+    "image",
+    "on",
+    "background",
+)
 VOCABULARY = (*GRAMMAR_WORDS, *NUMBERS, *COLOURS, *BACKGROUNDS, *PLURALS, *SINGULARS)
 """Every word that a caption may use."""
 
@@ -130,7 +144,9 @@ def parse_caption(caption: str) -> Request:
         if first.count > 1 or second.count > 1:
             raise InvalidInput(f"Two kinds of objects go one by one: got {first} and {second}, allowed is one of each.")
         if first.shape == second.shape and (first.colour == second.colour or not (first.colour and second.colour)):
-            raise InvalidInput(f"The two objects cannot be told apart: got {first} and {second}; give them two colours.")
+            raise InvalidInput(
+                f"The two objects cannot be told apart: got {first} and {second}; give them two colours."
+            )
     background = None
     if reader.take("on", "a"):
         background = reader.take_one_of(BACKGROUNDS, "a background colour")
@@ -141,7 +157,9 @@ def parse_caption(caption: str) -> Request:
     return Request(groups, relation, background, counted)
 
 
-GRAMMAR_HINT = 'write "three blue stars", "a red circle and a blue square" or "a star above a heart on a grey background".'
+GRAMMAR_HINT = (
+    'write "three blue stars", "a red circle and a blue square" or "a star above a heart on a grey background".'
+)
 
 
 def describe_vocabulary() -> str:
@@ -519,9 +537,7 @@ def _match(request: Request, found: list[Found]) -> list[_Matched]:
     best, best_score = [_Matched([], []), _Matched([], [])], 0
     for pair in permutations([*found, None, None], 2):
         candidate = [
-            _Matched(
-                [item] if item and item.shape == group.shape else [], [item] if item and fits(item, group) else []
-            )
+            _Matched([item] if item and item.shape == group.shape else [], [item] if item and fits(item, group) else [])
             for item, group in zip(pair, request.groups, strict=True)
         ]
         score = sum(2 * len(m.right) + len(m.shape_right) for m in candidate)

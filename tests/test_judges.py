@@ -442,7 +442,9 @@ def test_the_originals_keys_all_find_a_place(case):
 
 
 @pytest.fixture
-def aes_file(judges, tmp_path):
+def aes_file(judges, tmp_path, monkeypatch):
+    other = judges["AES"].config | {"head": [16, 16, 8, 9]}
+    monkeypatch.setattr(JUDGES["AES"], "PUBLISHED", other)  # the config of files that hold none
     return save_judge(judges["AES"], tmp_path / "aes.safetensors")
 
 

@@ -109,7 +109,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the shards go")
     parser.add_argument("--model", default=defaults.model)
     parser.add_argument("--num-pairs", type=int, default=2000, help="rounded up to whole shards")
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: captions of the shapes world)")
+    parser.add_argument(
+        "--prompts", type=Path, help="text file, one prompt a line (default: captions of the shapes world)"
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--shard-size", type=int, default=defaults.shard_size, help="pairs in a batch and in a shard")
     parser.add_argument("--num-inference-steps", type=int, default=defaults.num_inference_steps)
@@ -143,7 +145,9 @@ def main() -> None:
         shard = collect_shard(model, settings, index, prompts)
         write_shard(arguments.folder, index, shard)
         num_done += len(shard.rows)
-        num_improved += int((shard.rows["target_score"] > shard.rows["source_score"]).sum()) if "target_score" in shard.rows else 0
+        num_improved += (
+            int((shard.rows["target_score"] > shard.rows["source_score"]).sum()) if "target_score" in shard.rows else 0
+        )
         bar.set_postfix(improved=f"{num_improved / num_done:.1%}")
 
 

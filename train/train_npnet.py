@@ -82,11 +82,15 @@ def load_pairs(folder: Path, filter_name: str) -> tuple[Pairs, Tensor, Tensor]:
     pairs = stack_shards(list(read_shards(folder)))
     pipeline = load_model(manifest["settings"]["model"]).pipeline
     prompts = list(dict.fromkeys(pairs.rows["prompt"]))
-    embeds = torch.cat([encode_prompts(pipeline, prompts[i : i + 256])["prompt_embeds"] for i in range(0, len(prompts), 256)])
+    embeds = torch.cat(
+        [encode_prompts(pipeline, prompts[i : i + 256])["prompt_embeds"] for i in range(0, len(prompts), 256)]
+    )
     position = {prompt: i for i, prompt in enumerate(prompts)}
     prompt_index = torch.tensor([position[prompt] for prompt in pairs.rows["prompt"]])
     kept = FILTERS[filter_name](pairs.rows).to_numpy()
-    held_out = np.array([zlib.crc32(prompt.encode()) % 1000 < 1000 * VALIDATION_SHARE for prompt in pairs.rows["prompt"]])
+    held_out = np.array(
+        [zlib.crc32(prompt.encode()) % 1000 < 1000 * VALIDATION_SHARE for prompt in pairs.rows["prompt"]]
+    )
     if not (kept & ~held_out).any():
         raise InvalidInput(f"The filter {filter_name!r} keeps none of the {len(kept)} pairs in {folder}.")
     train_rows, validation_rows = (torch.from_numpy(np.flatnonzero(kept & side)) for side in (~held_out, held_out))
@@ -136,7 +140,9 @@ def mean_squared_error(predict: Callable[[Tensor, Tensor], Tensor], pairs: Pairs
     return total / len(rows)
 
 
-def train(settings: Settings, pairs: Pairs, train_rows: Tensor, validation_rows: Tensor, out: Path, start: NPNet | None) -> NPNet:
+def train(
+    settings: Settings, pairs: Pairs, train_rows: Tensor, validation_rows: Tensor, out: Path, start: NPNet | None
+) -> NPNet:
     """Train, or go on from out/checkpoint.pt. Returns the moving average, in eval mode."""
     torch.manual_seed(settings.seed)
     network = start or make_npnet(settings, pairs)
@@ -207,7 +213,9 @@ def main() -> None:
     for branch in ("attention", "singular", "residual", "text"):
         parser.add_argument(f"--no-{branch}", dest=branch, action="store_false", help=f"ablation: without {branch}")
     parser.add_argument("--text-map-size", type=int, default=defaults.text_map_size, help="1 is the published form")
-    parser.add_argument("--swin-width", type=int, default=defaults.swin_width, help="of the small Swin, a multiple of 16")
+    parser.add_argument(
+        "--swin-width", type=int, default=defaults.swin_width, help="of the small Swin, a multiple of 16"
+    )
     arguments = parser.parse_args()
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -217,7 +225,12 @@ def main() -> None:
     network = train(settings, pairs, train_rows, validation_rows, arguments.out, start)
     last = (arguments.out / "log.jsonl").read_text().splitlines()[-1]
     manifest = read_manifest(arguments.pairs)
-    about = {"settings": asdict(settings), "figures": json.loads(last), "num_pairs": len(train_rows), "pairs": manifest["settings"]}
+    about = {
+        "settings": asdict(settings),
+        "figures": json.loads(last),
+        "num_pairs": len(train_rows),
+        "pairs": manifest["settings"],
+    }
     save_npnet(arguments.out / "npnet.safetensors", network, {"training": json.dumps(about)})
     write_bytes(arguments.out / "settings.json", json.dumps(about, indent=2).encode())
     print(last)

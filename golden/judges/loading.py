@@ -115,7 +115,8 @@ def load_files(
     config: dict[str, Any] = cls.PUBLISHED
     for path in paths:
         raw, metadata = load_weights(path)
-        config = read_config(cls, metadata, path) or config
+        own = read_config(cls, metadata, path)
+        config = config if own is None else own
         tensors |= cls.convert(raw)
     files = [describe(path, file) for path, file in zip_longest(paths, source)]
     for file in cls.companions(tensors) if tensors else ():

@@ -1,6 +1,6 @@
 """Write the frozen test set of the shapes world: 553 different captions in GenEval's proportions.
 
-    python train/shapes/make_test_set.py
+python train/shapes/make_test_set.py
 """
 
 import json

@@ -84,7 +84,9 @@ class LayoutReader(nn.Module):
         width, num_classes = 256, len(SHAPES) + 1 + len(COLOURS) + 1
         self.cells = nn.Parameter(torch.randn(GRID * GRID, width) * 0.1)
         self.attention = nn.MultiheadAttention(width, 8, batch_first=True)
-        self.from_tokens = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, num_classes))
+        self.from_tokens = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, num_classes)
+        )
         self.from_pooled = nn.Sequential(nn.Linear(160, 512), nn.GELU(), nn.Linear(512, GRID * GRID * num_classes))
         self.background = nn.Linear(160, len(BACKGROUNDS))
 
@@ -130,7 +132,9 @@ def main() -> None:
             *logits, background_logits = (part.float() for part in reader(tokens))
         loss = nn.functional.cross_entropy(background_logits, backgrounds)
         for cells in logits:
-            for part, target in zip(cells.split([len(SHAPES) + 1, len(COLOURS) + 1], -1), layouts.unbind(-1), strict=True):
+            for part, target in zip(
+                cells.split([len(SHAPES) + 1, len(COLOURS) + 1], -1), layouts.unbind(-1), strict=True
+            ):
                 loss = loss + nn.functional.cross_entropy(part.transpose(1, 2), target)
         return loss
 

@@ -60,7 +60,9 @@ def save_pipeline(unet: UNet2DConditionModel) -> None:
     pipeline = StableDiffusionXLPipeline(
         vae=AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float16),
         text_encoder=CLIPTextModel.from_pretrained(MODEL_FOLDER / "text_encoder", dtype=torch.float16),
-        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(MODEL_FOLDER / "text_encoder_2", dtype=torch.float16),
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(
+            MODEL_FOLDER / "text_encoder_2", dtype=torch.float16
+        ),
         tokenizer=CLIPTokenizer.from_pretrained(MODEL_FOLDER / "tokenizer"),
         tokenizer_2=CLIPTokenizer.from_pretrained(MODEL_FOLDER / "tokenizer_2"),
         unet=unet.half(),

@@ -1,14 +1,14 @@
 """Train the embedded model's autoencoder: 3x128x128 pictures to 4x16x16 latents and back.
 
-    python train/shapes/train_vae.py
-    python train/shapes/train_vae.py --finetune vae_2 --num-steps 700 --learning-rate 6e-4
-    python train/shapes/train_vae.py --finetune vae_decoder --decoder-only --num-steps 1500 --learning-rate 5e-4
+python train/shapes/train_vae.py
+python train/shapes/train_vae.py --finetune vae_2 --num-steps 700 --learning-rate 6e-4
+python train/shapes/train_vae.py --finetune vae_decoder --decoder-only --num-steps 1500 --learning-rate 5e-4
 """
 
 import torch
+from diffusers import AutoencoderKL
 from training import MODEL_FOLDER, RUNS, log, rng_for, train
 
-from diffusers import AutoencoderKL
 from golden.errors import ArgumentParser, run_command
 from golden.pipelines import images_to_pixels, pixels_to_images
 from golden.shapes import check_image, parse_caption, render, sample_caption, sample_scene
@@ -54,7 +54,9 @@ def latent_scale(vae: AutoencoderKL) -> float:
     """1 / std of the latents of 500 pictures: SDXL's `scaling_factor`, which makes their variance one."""
     _, pictures = sample_pictures(2 * 10**6, 0, 500)
     with torch.inference_mode():
-        latents = torch.cat([vae.encode(images_to_pixels(pictures[i : i + 50])).latent_dist.sample() for i in range(0, 500, 50)])
+        latents = torch.cat(
+            [vae.encode(images_to_pixels(pictures[i : i + 50])).latent_dist.sample() for i in range(0, 500, 50)]
+        )
     return 1 / latents.std().item()
 
 

@@ -1,0 +1,254 @@
+"""Tiny random-weight pipelines of the real classes, saved as folders and loaded as any model is."""
+
+import os
+
+# No test may ask the network for a model; libraries read this when they are imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler
+from tokenizers import pre_tokenizers
+
+from golden.compare import Model, load_model
+from golden.npnet import NPNet, NPNetConfig, SwinConfig, save_npnet
+from golden.pipelines import Embeddings
+
+SIZE = 8
+"""Latents of the tiny models are (4, SIZE, SIZE)."""
+NUM_TOKENS = 77
+EMBEDDING_DIM = 32
+
+SDXL_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+HUNYUAN_SCHEDULE = SDXL_SCHEDULE | {"beta_end": 0.02, "prediction_type": "v_prediction"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Sums in the same order whatever else the machine does."""
+    torch.set_num_threads(1)
+
+
+def _tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=SIZE * 8,
+        mid_block_add_attention=False,
+        force_upcast=False,
+        scaling_factor=0.5,
+    )
+
+
+def _clip_tokenizer() -> transformers.CLIPTokenizer:
+    """Every byte is a token, as in CLIP's own, and no two are ever merged."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=NUM_TOKENS)
+
+
+def _clip_config(tokenizer: transformers.CLIPTokenizer) -> transformers.CLIPTextConfig:
+    return transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=EMBEDDING_DIM // 2,
+        projection_dim=EMBEDDING_DIM // 2,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=NUM_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory) -> str:
+    """A StableDiffusionXLPipeline with random weights, as `save_pretrained` leaves it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = _clip_tokenizer()
+        pipeline = diffusers.StableDiffusionXLPipeline(
+            vae=_tiny_vae(),
+            text_encoder=transformers.CLIPTextModel(_clip_config(tokenizer)),
+            text_encoder_2=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            unet=diffusers.UNet2DConditionModel(
+                sample_size=SIZE,
+                block_out_channels=(8, 16),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                layers_per_block=1,
+                norm_num_groups=4,
+                attention_head_dim=(2, 4),
+                use_linear_projection=True,
+                transformer_layers_per_block=1,
+                cross_attention_dim=EMBEDDING_DIM,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=EMBEDDING_DIM // 2 + 6 * 8,
+            ),
+            scheduler=EulerDiscreteScheduler(**SDXL_SCHEDULE),
+            add_watermarker=False,
+        )
+    folder = tmp_path_factory.mktemp("tiny_sdxl")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan_folder(tmp_path_factory) -> str:
+    """A HunyuanDiTPipeline with random weights, as `save_pretrained` leaves it."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in words[5:]]
+    bert_tokenizer = transformers.BertTokenizer(
+        vocab={word: index for index, word in enumerate(words)}, model_max_length=NUM_TOKENS
+    )
+    pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    t5_tokenizer = transformers.T5Tokenizer(
+        vocab=[(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")] + [(piece, -2.0) for piece in pieces],
+        extra_ids=0,
+        model_max_length=256,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        bert = transformers.BertConfig(
+            vocab_size=len(bert_tokenizer),
+            hidden_size=EMBEDDING_DIM,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=NUM_TOKENS,
+        )
+        t5 = transformers.T5Config(
+            vocab_size=len(t5_tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, is_encoder_decoder=False
+        )
+        pipeline = diffusers.HunyuanDiTPipeline(
+            vae=_tiny_vae(),
+            text_encoder=transformers.BertModel(bert),
+            tokenizer=bert_tokenizer,
+            text_encoder_2=transformers.T5EncoderModel(t5),
+            tokenizer_2=t5_tokenizer,
+            transformer=diffusers.HunyuanDiT2DModel(
+                num_attention_heads=2,
+                attention_head_dim=16,
+                in_channels=4,
+                patch_size=2,
+                sample_size=SIZE,
+                hidden_size=32,
+                num_layers=2,
+                mlp_ratio=2.0,
+                cross_attention_dim=EMBEDDING_DIM,
+                cross_attention_dim_t5=32,
+                pooled_projection_dim=16,
+            ),
+            scheduler=DDPMScheduler(**HUNYUAN_SCHEDULE),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    folder = tmp_path_factory.mktemp("tiny_hunyuan")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_npnet_file(tmp_path_factory) -> Path:
+    """An NPNet for the tiny models with random weights, alpha and beta away from zero."""
+    config = NPNetConfig(
+        height=SIZE,
+        width=SIZE,
+        num_tokens=NUM_TOKENS,
+        embedding_dim=EMBEDDING_DIM,
+        svd_hidden=16,
+        svd_output_hidden=32,
+        canonical_signs=True,
+        swin=SwinConfig(
+            image_size=SIZE,
+            patch_size=2,
+            embed_dim=8,
+            depths=(1, 1),
+            num_heads=(2, 4),
+            window_size=2,
+            misread_features=False,
+        ),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = NPNet(config)
+        with torch.no_grad():
+            net.alpha.fill_(0.7)
+            net.beta.fill_(0.3)
+    path = tmp_path_factory.mktemp("tiny_npnet") / "npnet.safetensors"
+    save_npnet(path, net)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
+    """The tiny SDXL with its NPNet. Shared by all tests: leave it as it was found."""
+    return load_model(tiny_sdxl_folder, npnet=tiny_npnet_file)
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tiny_model) -> Model:
+    """The same, passing for the embedded model: prompts are captions, and pictures are checked."""
+    return Model(replace(tiny_model.spec, name="shapes"), tiny_model.pipeline, tiny_model.npnet)
+
+
+@pytest.fixture(scope="session")
+def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
+    """The tiny Hunyuan-DiT with an NPNet that fits it."""
+    return load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file)
+
+
+@pytest.fixture
+def replace_unet(tiny_model, monkeypatch) -> Callable:
+    """Put `epsilon(x, t, levels)` in the place of the tiny UNet; answers with the list of timesteps that it is asked at.
+
+    `levels` (B, 1, 1, 1) is the mean of each row's prompt embedding: what `make_embeddings` put there.
+    """
+
+    def install(epsilon: Callable) -> list[float]:
+        asked: list[float] = []
+
+        def forward(sample, timestep, encoder_hidden_states, **kwargs):
+            asked.append(float(timestep))
+            return (epsilon(sample, float(timestep), encoder_hidden_states.mean((1, 2))[:, None, None, None]),)
+
+        monkeypatch.setattr(tiny_model.pipeline.unet, "forward", forward)
+        return asked
+
+    return install
+
+
+def make_embeddings(levels: list[float], negative_level: float = 0.0) -> Embeddings:
+    """Prompt embeddings that are one number each throughout."""
+    tokens, pooled = (len(levels), NUM_TOKENS, EMBEDDING_DIM), (len(levels), EMBEDDING_DIM // 2)
+    column = torch.tensor(levels)
+    return {
+        "prompt_embeds": column[:, None, None].expand(tokens).clone(),
+        "negative_prompt_embeds": torch.full(tokens, negative_level),
+        "pooled_prompt_embeds": torch.zeros(pooled),
+        "negative_pooled_prompt_embeds": torch.zeros(pooled),
+    }

@@ -1,0 +1,66 @@
+"""Errors that a person reads: one line, and an exit code that scripts can rely on."""
+
+import pytest
+
+from golden import errors
+from golden.errors import ArgumentParser, BadWeights, Cancelled, GoldenError, InvalidInput, MissingWeights, run_command
+
+
+def exit_code(main) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (1, 1), (3, 3)])
+def test_a_command_ends_with_its_own_answer(answer, code):
+    assert exit_code(lambda: answer) == code
+
+
+@pytest.mark.parametrize("error", [InvalidInput, MissingWeights, BadWeights, Cancelled, GoldenError])
+def test_what_golden_refuses_is_one_line_and_exit_code_2(error, capsys):
+    def main():
+        raise error("The seed is odd.")
+
+    assert exit_code(main) == 2
+    assert capsys.readouterr().err == "The seed is odd.\n"
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    assert exit_code(main) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)
+
+
+def test_errors_can_be_caught_as_what_python_calls_them():
+    assert issubclass(InvalidInput, ValueError)
+    assert issubclass(BadWeights, ValueError)
+    assert issubclass(MissingWeights, FileNotFoundError)
+    own = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert all(issubclass(kind, GoldenError) for kind in own)
+    assert str(MissingWeights("Fetch it.")) == "Fetch it."
+
+
+def test_parser_errors_are_one_line(capsys):
+    parser = ArgumentParser(prog="tool")
+    parser.add_argument("--steps", type=int, default=20, help="how many")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--steps", "many"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "tool: argument --steps: invalid int value: 'many'\n"
+
+
+def test_help_shows_defaults(capsys):
+    parser = ArgumentParser(prog="tool")
+    parser.add_argument("--steps", type=int, default=20, help="how many")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--help"])
+    assert caught.value.code == 0
+    assert "how many (default: 20)" in capsys.readouterr().out

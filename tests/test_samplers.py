@@ -1,0 +1,104 @@
+"""Every sampler: fair to both arms, and its estimate of the finished latents is what it says."""
+
+import numpy as np
+import pytest
+import torch
+
+from golden.errors import InvalidInput
+from golden.noise import source_noise
+from golden.pipelines import denoise, encode_prompts, repeat_embeddings
+from golden.samplers import SAMPLERS, make_sampler, remember_clean_estimate
+from tests.conftest import SDXL_SCHEDULE, SIZE, make_embeddings
+
+SHAPE = (4, SIZE, SIZE)
+STOCHASTIC = {"ddpm", "euler_a", "kdpm2_a", "lcm", "tcd"}
+ALPHAS_CUMPROD = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+LOG_SIGMAS = np.log(((1 - ALPHAS_CUMPROD) / ALPHAS_CUMPROD) ** 0.5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_equal_noise_in_both_arms_gives_equal_latents(tiny_model, name):
+    """Batched, and one after the other: only the noise may make a difference between arms."""
+    pipeline = tiny_model.pipeline
+    noise, embeddings = source_noise([3], SHAPE), encode_prompts(pipeline, ["a red star"])
+    settings = {"sampler": name, "num_inference_steps": 4, "guidance_scale": 5.5}
+    batched = denoise(pipeline, torch.cat([noise, noise]), repeat_embeddings(embeddings, 2), [7, 7], **settings)
+    alone = denoise(pipeline, noise, embeddings, [7], **settings)
+    assert batched.isfinite().all()
+    assert (batched[0] - batched[1]).abs().max() <= 1e-3
+    assert (batched[:1] - alone).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_step_noise_comes_from_the_seed(tiny_model, name):
+    pipeline = tiny_model.pipeline
+    noise, embeddings = source_noise([3, 3], SHAPE), repeat_embeddings(encode_prompts(pipeline, ["a red star"]), 2)
+    latents = denoise(
+        pipeline, noise, embeddings, [7, 8], sampler=name, num_inference_steps=4, guidance_scale=5.5
+    )
+    assert torch.allclose(latents[0], latents[1], atol=1e-3) == (name not in STOCHASTIC)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_clean_estimate_is_what_the_network_thinks(tiny_model, replace_unet, name):
+    """A network that knows the picture makes every sampler's estimate that picture, after every step."""
+    picture = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def epsilon(x, t, level):
+        # Some samplers ask between two timesteps, and interpolate as here.
+        sigma = float(np.exp(np.interp(t, np.arange(1000), LOG_SIGMAS)))
+        return (x * (1 + sigma**2) ** 0.5 - picture) / sigma
+
+    replace_unet(epsilon)
+    estimates, counts = [], []
+
+    def on_step(step, num_steps, clean_estimate):
+        counts.append((step, num_steps))
+        estimates.append(clean_estimate.clone())
+
+    latents = denoise(
+        tiny_model.pipeline,
+        source_noise([1, 2], SHAPE),
+        make_embeddings([0.0, 0.0]),
+        [1, 2],
+        sampler=name,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        on_step=on_step,
+    )
+    num_steps = len(counts)
+    assert num_steps >= 4
+    assert counts == [(step, num_steps) for step in range(1, num_steps + 1)]
+    for estimate in estimates:
+        assert torch.allclose(estimate, picture, atol=0.02)
+    assert torch.allclose(latents, picture, atol=0.2)  # at the lowest timestep a little noise may be left
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_clean_estimate_of_a_sampler_that_returns_none(prediction_type):
+    scheduler = remember_clean_estimate(make_sampler("dpm", SDXL_SCHEDULE | {"prediction_type": prediction_type}))
+    scheduler.set_timesteps(4)
+    picture, noise = source_noise([1], SHAPE), source_noise([2], SHAPE)
+    timestep = scheduler.timesteps[0]
+    signal = scheduler.alphas_cumprod[int(timestep)]
+    sample = signal.sqrt() * picture + (1 - signal).sqrt() * noise
+    velocity = signal.sqrt() * noise - (1 - signal).sqrt() * picture
+    scheduler.step(noise if prediction_type == "epsilon" else velocity, timestep, sample)
+    assert torch.allclose(scheduler.clean_estimate, picture, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_takes_over_the_schedule_that_the_model_was_trained_with(name):
+    scheduler = make_sampler(name, SDXL_SCHEDULE | {"prediction_type": "v_prediction", "a_strangers_setting": 1})
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert torch.allclose(scheduler.alphas_cumprod, torch.from_numpy(ALPHAS_CUMPROD).float(), atol=1e-5)
+    assert not scheduler.config.get("clip_sample", False)
+    scheduler.set_timesteps(10)
+    assert 890 <= float(scheduler.timesteps[0]) < 1000
+    assert make_sampler(name, SDXL_SCHEDULE) is not make_sampler(name, SDXL_SCHEDULE)
+
+
+@pytest.mark.parametrize("name", ["", "DDIM", "dpm++", "../ddim"])
+def test_an_unknown_sampler_lists_the_known_ones(name):
+    with pytest.raises(InvalidInput, match="choose one of ddim, dpm, ddpm, euler_a, pndm, kdpm2_a, heun"):
+        make_sampler(name, SDXL_SCHEDULE)
