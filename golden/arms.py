@@ -118,7 +118,8 @@ ARMS: dict[str, Arm] = {
 def find_arm(name: str) -> Arm:
     """An arm by name. Raises: InvalidInput listing the valid names."""
     if not isinstance(name, str) or name not in ARMS:
-        raise InvalidInput(f"Unknown arm {name!r}: choose one of {', '.join(ARMS)}.")
+        given = repr(name[:40]) if isinstance(name, str) else f"of type {type(name).__name__}"
+        raise InvalidInput(f"Unknown arm {given}: choose one of {', '.join(ARMS)}.")
     return ARMS[name]
 
 

@@ -6,7 +6,7 @@ The app, the command line and the API all come through here, and so does their v
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
     if spec.is_shapes:
         parse_caption(prompt)
     if not isinstance(request.sampler, str) or request.sampler not in SAMPLERS:
-        raise InvalidInput(f"Unknown sampler {str(request.sampler)[:40]!r}: choose one of {', '.join(SAMPLERS)}.")
+        raise InvalidInput(f"Unknown sampler {_shown(request.sampler)}: choose one of {', '.join(SAMPLERS)}.")
     if not isinstance(request.arms, tuple | list) or not request.arms:
         raise InvalidInput(f"The arms must be a list of names, got {_shown(request.arms)}.")
     for arm in request.arms:
@@ -124,10 +124,12 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error message: short, and never an error of its own."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "a number of more than 40 digits"  # Python refuses to write out very long ones
-    return ascii(value)[:40] if isinstance(value, str) else str(value)[:40]
+    """A value in an error message: short, in one line, and never an error of its own."""
+    try:
+        text = " ".join(ascii(value).split())
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
+        return "a very long number"
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step: `step` of `num_steps`, and now and then a preview per arm."""
+    """After a step: `step` of `num_steps`, and now and then a preview per arm. Step 0 is to wait for another run."""
 
     step: int
     num_steps: int
@@ -183,7 +185,7 @@ def compare(request: CompareRequest, model: Model) -> Iterator[Event]:
 
     def run() -> None:
         try:
-            with _turn(model, stopped):
+            with _turn(model, stopped, lambda: events.put(Progress(0, request.num_inference_steps))):
                 _run(request, model, events.put, stopped)
         except BaseException as error:
             events.put(error)
@@ -210,10 +212,11 @@ def run_comparison(request: CompareRequest, model: Model) -> Comparison:
 
 
 @contextmanager
-def _turn(model: Model, stopped: threading.Event) -> Iterator[None]:
-    """Hold the model; whoever stops while another's run has it need not wait for that to end."""
-    while not model.lock.acquire(timeout=0.05):
+def _turn(model: Model, stopped: threading.Event, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the model. While another run has it, `on_wait` tells twice a second, so that a reader can stop meanwhile."""
+    while not model.lock.acquire(timeout=0.5):
         _stop_if(stopped)
+        on_wait()
     try:
         yield
     finally:

@@ -82,7 +82,7 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise BadWeights(f"{path.name} is not a readable safetensors file: {error}") from error
     if path.suffix in {".pth", ".pt", ".bin"}:

@@ -11,9 +11,10 @@ import diffusers
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
-from .errors import MissingWeights
+from .errors import BadWeights, MissingWeights
 from .models import ModelSpec
 from .samplers import make_sampler, remember_clean_estimate
 
@@ -42,10 +43,13 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
             use_safetensors=True,
             **({"add_watermarker": False} if "XL" in spec.pipeline else {}),
         )
+    except SafetensorError as error:
+        raise BadWeights(f"The model {spec.name!r} has a damaged weight file in {spec.repo}: {error}.") from error
     except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
         raise MissingWeights(
             f"The model {spec.name!r} could not be loaded: fetch the repository {spec.repo} from the Hugging Face hub "
-            f"and give its folder with --model ({str(error).splitlines()[0][:160]})."
+            f"and give its folder with --model ({reason})."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -1,10 +1,5 @@
 """Tiny random-weight pipelines of the real classes, saved as folders and loaded as any model is."""
 
-import os
-
-# No test may ask the network for a model; libraries read this when they are imported.
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +136,13 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
             max_position_embeddings=NUM_TOKENS,
         )
         t5 = transformers.T5Config(
-            vocab_size=len(t5_tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, is_encoder_decoder=False
+            vocab_size=len(t5_tokenizer),
+            d_model=32,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            is_encoder_decoder=False,
         )
         pipeline = diffusers.HunyuanDiTPipeline(
             vae=_tiny_vae(),
@@ -224,7 +225,7 @@ def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
 
 @pytest.fixture
 def replace_unet(tiny_model, monkeypatch) -> Callable:
-    """Put `epsilon(x, t, levels)` in the place of the tiny UNet; answers with the list of timesteps that it is asked at.
+    """Put `epsilon(x, t, levels)` in the place of the tiny UNet; answers with a list of the timesteps it is asked at.
 
     `levels` (B, 1, 1, 1) is the mean of each row's prompt embedding: what `make_embeddings` put there.
     """

@@ -9,6 +9,7 @@ from golden.arms import _UNRELATED, ARMS, Conditions, find_arm, mix
 from golden.errors import InvalidInput, MissingWeights
 from golden.noise import noise_health, source_noise
 from golden.pipelines import encode_prompts
+from golden.shapes import parse_caption
 from tests.conftest import SIZE
 
 SHAPE = (4, SIZE, SIZE)
@@ -73,7 +74,7 @@ def test_unit_std_has_the_sources_mean_and_spread(source, conditions):
     assert torch.allclose(control["std"], plain["std"], atol=1e-5)
 
 
-def prompts_told(model, prompts: list[str], monkeypatch) -> list[torch.Tensor]:
+def prompts_told(model, prompts: list[str]) -> list[torch.Tensor]:
     """What each row's NPNet was told by the control arm."""
     conditions = make_conditions(model, prompts, list(range(len(prompts))))
     told = []
@@ -97,8 +98,8 @@ def prompts_told(model, prompts: list[str], monkeypatch) -> list[torch.Tensor]:
         ["a star", "a heart", "a star"],
     ],
 )
-def test_other_prompt_is_never_the_rows_own(tiny_model, prompts, monkeypatch):
-    told = prompts_told(tiny_model, prompts, monkeypatch)
+def test_other_prompt_is_never_the_rows_own(tiny_model, prompts):
+    told = prompts_told(tiny_model, prompts)
     known = encode_prompts(tiny_model.pipeline, prompts)["prompt_embeds"]
     for index, heard in enumerate(told):
         own = [torch.equal(heard, row) for row in known]
@@ -107,16 +108,14 @@ def test_other_prompt_is_never_the_rows_own(tiny_model, prompts, monkeypatch):
 
 
 @pytest.mark.parametrize("prompts", [["a star"], ["a star"] * 3, [_UNRELATED[False][0]], [_UNRELATED[False][1]]])
-def test_other_prompt_of_a_prompt_alone_is_an_unrelated_one(tiny_model, prompts, monkeypatch):
-    told = prompts_told(tiny_model, prompts, monkeypatch)
+def test_other_prompt_of_a_prompt_alone_is_an_unrelated_one(tiny_model, prompts):
+    told = prompts_told(tiny_model, prompts)
     own = encode_prompts(tiny_model.pipeline, prompts[:1])["prompt_embeds"][0]
     assert len(told) == len(prompts)
     assert not any(torch.equal(heard, own) for heard in told)
 
 
 def test_unrelated_prompts_are_captions():
-    from golden.shapes import parse_caption
-
     assert len({str(parse_caption(caption)) for caption in _UNRELATED[True]}) == 2
 
 

@@ -67,7 +67,9 @@ def requests(draw_from) -> Request:
     # Two of a shape can only be told apart by their colours.
     another = st.builds(Group, shapes, st.none() | colours)
     two = draw_from(another.filter(lambda g: g.shape != one.shape or (g.colour and one.colour not in (None, g.colour))))
-    return Request((one, two), draw_from(st.none() | st.sampled_from(list(RELATIONS))), background, draw_from(st.booleans()))
+    return Request(
+        (one, two), draw_from(st.none() | st.sampled_from(list(RELATIONS))), background, draw_from(st.booleans())
+    )
 
 
 @given(requests(), st.sampled_from(["", *OPENINGS]))
@@ -81,10 +83,13 @@ def test_a_written_caption_reads_back(request, opening):
 @given(st.lists(st.sampled_from(VOCABULARY), max_size=14).map(" ".join))
 @settings(deadline=None)
 def test_any_words_are_read_or_refused_in_one_line(caption):
+    complaint = ""
     try:
         request = parse_caption(caption)
     except InvalidInput as error:
-        assert "\n" not in str(error)
+        complaint = str(error)
+    if complaint:
+        assert "\n" not in complaint
     else:
         assert parse_caption(write_caption(request)) == request
 

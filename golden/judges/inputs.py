@@ -78,7 +78,8 @@ def cropped_pixels(image: Image.Image, size: int, box: Box) -> Tensor:
 
 def padded_pixels(image: Image.Image, size: int) -> Tensor:
     """(3, size, size): bicubic resize of the LONGEST edge as a float tensor, zero padding to a square, CLIP mean and
-    deviation. The tensor resize may overshoot [0, 1]; the original does not clamp it.
+    deviation. The tensor resize may overshoot [0, 1]; the original does not clamp it. It also leaves an image whose
+    longest edge is `size` already without padding, on which its model fails; here that image is padded.
 
     Source: https://github.com/tgxs002/HPSv2 (ResizeMaxSize).
     """

@@ -2,8 +2,8 @@
 
     python oracle.py WORK
 
-WORK holds `cases.json` (a list of {"image", "prompt"}), `vocab.json` and `merges.txt` (CLIP's), `wordpiece.txt`. For each
-judge, `<judge>.safetensors` (pixels, ids, scores, and `kept.<key>` for weights that are not rebuilt) and
+WORK holds `cases.json` (a list of {"image", "prompt"}), `vocab.json` and `merges.txt` (CLIP's), `wordpiece.txt`. For
+each judge, `<judge>.safetensors` (pixels, ids, scores, and `kept.<key>` for weights that are not rebuilt) and
 `<judge>_keys.json` (every key and shape of the original's state dict) are written beside them.
 
 Each model is built by its package's own classes at the published width and reduced depth, with rebuilt weights.
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -28,8 +29,12 @@ def main(work: Path) -> None:
     cases = json.loads((work / "cases.json").read_text())
     images, prompts = [str(work / case["image"]) for case in cases], [case["prompt"] for case in cases]
     for name, ask in ORACLES.items():
-        with torch.no_grad():
-            model, pixels, ids, scores = ask(work, images, prompts)
+        try:
+            with torch.no_grad():
+                model, pixels, ids, scores = ask(work, images, prompts)
+        except Exception:  # one package that fails is reported and does not hide what the others say
+            traceback.print_exc()
+            continue
         state = model.state_dict()
         kept = {f"kept.{key}": value.clone() for key, value in state.items() if must_be_kept(key, value)}
         answers = {"pixels": pixels, "ids": ids, "scores": torch.tensor(scores)} | kept
@@ -54,9 +59,7 @@ def clip_config():
     tower = {"num_hidden_layers": NUM_LAYERS, "num_attention_heads": 16, "hidden_act": "gelu", "projection_dim": 1024}
     text = tower | {"hidden_size": 1024, "intermediate_size": 4096}
     vision = tower | {"hidden_size": 1280, "intermediate_size": 5120, "image_size": 224, "patch_size": 14}
-    return CLIPConfig(
-        text_config=text, vision_config=vision, projection_dim=1024, logit_scale_init_value=LOGIT_SCALE
-    )
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=1024, logit_scale_init_value=LOGIT_SCALE)
 
 
 def clip_processor(work: Path):
@@ -72,7 +75,7 @@ def pickscore(work, images, prompts):
 
     model, processor = filled(CLIPModel(clip_config())), clip_processor(work)
     all_pixels, all_ids, scores = [], [], []
-    for path, prompt in zip(images, prompts):
+    for path, prompt in zip(images, prompts, strict=True):
         pixels = processor(images=Image.open(path), return_tensors="pt")
         text = processor(text=prompt, padding=True, truncation=True, max_length=77, return_tensors="pt")
         image_embeds, text_embeds = model.get_image_features(**pixels), model.get_text_features(**text)
@@ -103,7 +106,8 @@ def hpsv2(work, images, prompts):
     checkpoint = work / "hpsv2.pt"
     torch.save({"state_dict": rebuild(model.state_dict())}, checkpoint)
     scores = [
-        100 * float(img_score.score(path, prompt, cp=str(checkpoint))[0]) for path, prompt in zip(images, prompts)
+        100 * float(img_score.score(path, prompt, cp=str(checkpoint))[0])
+        for path, prompt in zip(images, prompts, strict=True)
     ]
     pixels = torch.stack([preprocess(Image.open(path)) for path in images])
     return model, pixels, get_tokenizer("ViT-H-14")(prompts), scores
@@ -142,7 +146,7 @@ def clip_score(work, images, prompts):
     model, preprocess = openai_clip(512, 224, NUM_LAYERS, 768, 32, 77, 49408, 512, 8, NUM_LAYERS)
     clip.load = lambda *args, **options: (model, preprocess)
     judge = CLIPScore(download_root=None).eval()
-    scores = [2.5 * max(judge.score(prompt, path), 0) for path, prompt in zip(images, prompts)]
+    scores = [2.5 * max(judge.score(prompt, path), 0) for path, prompt in zip(images, prompts, strict=True)]
     pixels = torch.stack([preprocess(Image.open(path)) for path in images])
     return model, pixels, clip.tokenize(prompts, truncate=True).long(), scores
 
@@ -176,11 +180,16 @@ def image_reward(work, images, prompts):
     model = filled(ImageReward(str(work / "med_config.json")))
     pixels = torch.stack([model.preprocess(Image.open(path)) for path in images])
     text = model.blip.tokenizer(prompts, padding="max_length", truncation=True, max_length=35, return_tensors="pt")
-    return model, pixels, text.input_ids, [model.score(prompt, path) for path, prompt in zip(images, prompts)]
+    return (
+        model,
+        pixels,
+        text.input_ids,
+        [model.score(prompt, path) for path, prompt in zip(images, prompts, strict=True)],
+    )
 
 
 def mps(work, images, prompts):
-    """The port's own package, imscore: the official code is on no package index. Pixels and tokens as in Kwai-Kolors."""
+    """The port's package, imscore, with the official pixels and tokens: the official code is on no package index."""
     from imscore.mps import model as port
 
     port.XCLIPModel.from_pretrained = classmethod(lambda cls, name: cls(clip_config()))
@@ -198,7 +207,7 @@ def mps(work, images, prompts):
         ).input_ids
 
     all_pixels, all_ids, scores = [], [], []
-    for path, prompt in zip(images, prompts):
+    for path, prompt in zip(images, prompts, strict=True):
         pixels, ids = processor.image_processor(Image.open(path), return_tensors="pt")["pixel_values"], tokenize(prompt)
         text_embeds, image_embeds = model(ids, pixels, tokenize(condition))
         image_embeds = image_embeds / image_embeds.norm(dim=-1, keepdim=True)

@@ -1,0 +1,928 @@
+"""The app: `python app.py`, then compare standard and golden noise in a browser.
+
+Layout and callbacks only. What happens to noise and pictures is golden's business, and so is what input is allowed.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from html import escape
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page asks nobody but its own server
+
+import gradio as gr
+import numpy as np
+from gradio.processing_utils import save_bytes_to_cache
+from PIL import Image
+
+from golden import explore, session, settings
+from golden.compare import (
+    MAX_GUIDANCE,
+    MAX_STEPS,
+    MAX_STRENGTH,
+    MIN_GUIDANCE,
+    CompareRequest,
+    Comparison,
+    Model,
+    Progress,
+    Rendered,
+    compare,
+    load_model,
+    validate,
+)
+from golden.drawing import OUTCOMES, draw_change, draw_noise, side_by_side, singular_values, to_png
+from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
+from golden.files import ASSETS
+from golden.models import MODELS, ModelSpec
+from golden.noise import MAX_SEED, noise_health
+from golden.samplers import SAMPLERS
+from golden.shapes import Verdict, sample_caption
+
+UPDATES_PER_SECOND = 8  # of the progress bar; previews come when they come, about four a second
+SESSION_SECONDS = 2 * 3600  # how long an idle session's history is kept
+CACHE_SECONDS = (900, 7200)  # how often served files are looked through, and how old they may become
+MAX_WAITING = 64
+THUMBNAIL = 160
+
+# A listener of the page itself: no endpoint, and its input reaches golden's validator as the browser sent it.
+PAGE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+
+SHAPES_EXAMPLES = (
+    ("a red circle left of a blue square", 3),
+    ("three yellow stars", 5),
+    ("a green heart above a purple cross on a black background", 8),
+    ("an orange triangle and a blue circle", 2),
+)
+OTHER_EXAMPLES = (
+    ("a red bicycle leaning on a blue door, morning light", 3),
+    ("three cats on a windowsill, watercolour", 5),
+    ("an astronaut reading in a library, oil painting", 8),
+)
+
+
+# --- pieces of the page ----------------------------------------------------------------------------------------------
+# Text that a person wrote goes through `escape` on its way into any of these, without exception.
+
+
+def show_status(text: str, kind: str = "quiet", share: float | None = None) -> str:
+    """The status line; kind is quiet, running or error, `share` how much is done, from 0 to 1."""
+    role = "alert" if kind == "error" else "status"
+    bar = "" if share is None else f'<i class="bar"><i style="width:{100 * share:.0f}%"></i></i>'
+    return f'<div class="status {kind}" role="{role}"><span>{escape(text)}</span>{bar}</div>'
+
+
+def show_verdict(verdict: Verdict | None, wins: bool = False) -> str:
+    """What the checker says of a picture, with a badge on the better of two."""
+    if verdict is None:
+        return ""
+    word = "✓ right" if verdict.correct else "✗ wrong"
+    badge = '<b class="badge">wins</b>' if wins else ""
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
+    kind = "right" if verdict.correct else "wrong"
+    return f'<div class="verdict {kind}"><p><b>{word}</b>{badge}</p><ul>{reasons}</ul></div>'
+
+
+def find_winner(verdicts: dict[str, Verdict]) -> str | None:
+    """The arm that is right alone, or right in more attributes; None if neither leads or nothing is checked."""
+    if len(verdicts) < 2:
+        return None
+    ranked = sorted(verdicts, key=lambda arm: (verdicts[arm].correct, verdicts[arm].score))
+    best, other = verdicts[ranked[-1]], verdicts[ranked[-2]]
+    return ranked[-1] if (best.correct, best.score) != (other.correct, other.score) else None
+
+
+def show_figures(comparison: Comparison) -> str:
+    """Milliseconds of NPNet and of the whole, and the overhead."""
+    pairs = [("whole comparison", _duration(comparison.total_seconds))]
+    if "npnet" in comparison.noises:
+        pairs.append(("NPNet", _duration(comparison.npnet_seconds)))
+        pairs.append(("overhead a picture", f"{100 * comparison.overhead:.1f} %"))
+    return _list_of(pairs, "figures")
+
+
+def _duration(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 0.1 else f"{1000 * seconds:,.0f} ms"
+
+
+def _list_of(pairs: Sequence[tuple[str, str]], kind: str) -> str:
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
+    return f'<dl class="{kind}">{items}</dl>'
+
+
+def show_noise(comparison: Comparison) -> str:
+    """Figures of the golden noise's health beside the source noise, and both spectra of singular values."""
+    source, golden = comparison.noises["standard"], comparison.noises["npnet"]
+    health = {name: float(value) for name, value in noise_health(golden[None], source[None]).items()}
+    pairs = [
+        ("change, rms", f"{health['distance']:.3f}"),
+        ("cosine", f"{health['cosine']:.3f}"),
+        ("mean, std", f"{health['mean']:.3f}, {health['std']:.3f}"),
+        ("whiteness", f"{health['flatness']:.3f}"),
+    ]
+    return _list_of(pairs, "health") + draw_spectra(singular_values(source), singular_values(golden))
+
+
+def draw_spectra(source: Sequence[float], golden: Sequence[float]) -> str:
+    """Two falling lines of singular values as a small SVG."""
+    width, height, top = 220, 56, max(*source, *golden, 1e-9)
+
+    def line(values: Sequence[float], kind: str) -> str:
+        step = width / max(1, len(values) - 1)
+        points = " ".join(f"{i * step:.1f},{height - 2 - (height - 4) * v / top:.1f}" for i, v in enumerate(values))
+        return f'<polyline class="{kind}" points="{points}"/>'
+
+    lines = line(source, "source") + line(golden, "golden")
+    label = "Singular values of the source noise (grey) and of the golden noise (gold), the largest first"
+    return (
+        f'<figure class="spectra"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{lines}</svg>'
+        "<figcaption>singular values: source grey, golden gold</figcaption></figure>"
+    )
+
+
+def read_asset(name: str) -> str:
+    """A stylesheet, script or drawing of the page."""
+    return (ASSETS / "app" / name).read_text(encoding="utf-8")
+
+
+def close_in_background(events: Iterator) -> None:
+    """Stop a comparison without waiting for the step that is being computed."""
+    threading.Thread(target=events.close, name="stop", daemon=True).start()  # type: ignore[attr-defined]
+
+
+def watch(request: CompareRequest, model: Model) -> Iterator[Progress | Rendered | Comparison]:
+    """The events of a comparison, without more progress than a person can see; closing it stops the run."""
+    events, shown = compare(request, model), 0.0
+    try:
+        for event in events:
+            plain = isinstance(event, Progress) and not event.previews and event.step
+            if plain and time.monotonic() - shown < 1 / UPDATES_PER_SECOND:
+                continue
+            shown = time.monotonic()
+            yield event
+    finally:
+        close_in_background(events)
+
+
+def show_progress(event: Progress) -> str:
+    """The status line while a comparison runs."""
+    if not event.step:
+        return show_status("Waiting for another comparison to end …", "running", 0)
+    return show_status(f"Step {event.step} of {event.num_steps}", "running", event.step / event.num_steps)
+
+
+def arms_of(model: Model) -> tuple[str, ...]:
+    """What the page compares: without an NPNet there is only the standard picture."""
+    return ("standard", "npnet") if model.npnet is not None else ("standard",)
+
+
+def explain_missing_npnet(spec: ModelSpec) -> str:
+    """One sentence for a model that has no NPNet."""
+    return (
+        f"There is no NPNet for {spec.title or spec.name}, so only the standard picture is made: "
+        "train one with train/train_npnet.py, or start the app with --npnet FILE."
+    )
+
+
+def new_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+# --- Compare ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The inputs of a comparison, in the order of CompareRequest, and what sets them off."""
+
+    prompt: gr.Textbox
+    seed: gr.Number
+    num_inference_steps: gr.Slider
+    guidance_scale: gr.Slider
+    sampler: gr.Dropdown
+    strength: gr.Slider
+    lock: gr.Checkbox
+    opened: gr.State  # a new value here runs the comparison that the inputs describe
+    status: gr.HTML
+
+    @property
+    def inputs(self) -> list[gr.Component]:
+        names = ("prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "strength")
+        return [getattr(self, name) for name in names]
+
+    def open(self, request: CompareRequest) -> dict:
+        """Updates that fill in a request and run it as it is: a seed that was asked for is kept."""
+        filled = {getattr(self, name): getattr(request, name) for name in settings.NAMES}
+        return filled | {self.lock: True, self.opened: secrets.token_hex(8)}
+
+    @property
+    def opens(self) -> list[gr.Component]:
+        return [*self.inputs, self.lock, self.opened, self.status]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a comparison shows."""
+
+    standard: gr.Image
+    golden: gr.Image
+    slider: gr.ImageSlider
+    standard_verdict: gr.HTML
+    golden_verdict: gr.HTML
+    figures: gr.HTML
+    noises: tuple[gr.Image, gr.Image, gr.Image]
+    health: gr.HTML
+
+    def show_pictures(self, standard: Image.Image, golden: Image.Image | None) -> dict:
+        return {
+            self.standard: standard,
+            self.golden: golden,
+            self.slider: (standard, golden) if golden is not None else None,
+        }
+
+    def clear_words(self) -> dict:
+        return {self.standard_verdict: "", self.golden_verdict: "", self.figures: ""}
+
+    def show(self, comparison: Comparison, spec: ModelSpec) -> dict:
+        """Everything of a finished comparison; the pictures carry their settings."""
+        labelled, verdicts = settings.label_images(comparison, spec), comparison.verdicts
+        winner = find_winner(verdicts)
+        shown: dict = self.show_pictures(labelled["standard"], labelled.get("npnet"))
+        shown[self.standard_verdict] = show_verdict(verdicts.get("standard"), winner == "standard")
+        shown[self.golden_verdict] = show_verdict(verdicts.get("npnet"), winner == "npnet")
+        shown[self.figures] = show_figures(comparison)
+        if "npnet" in comparison.noises:
+            source, golden = comparison.noises["standard"], comparison.noises["npnet"]
+            pictures = (draw_noise(source), draw_noise(golden), draw_change(source, golden))
+            shown |= dict(zip(self.noises, pictures, strict=True)) | {self.health: show_noise(comparison)}
+        return shown
+
+    @property
+    def outputs(self) -> list[gr.Component]:
+        words = [self.standard_verdict, self.golden_verdict, self.figures, self.health]
+        return [self.standard, self.golden, self.slider, *words, *self.noises]
+
+
+def build_compare(model: Model, records: gr.State) -> Controls:
+    """The Compare tab."""
+    spec = model.spec
+    with gr.Row(elem_id="bench"):
+        with gr.Column(elem_id="ask"):
+            prompt = gr.Textbox(
+                label="Prompt",
+                value=_examples(spec)[0][0],
+                lines=1,
+                max_lines=4,
+                elem_id="prompt",
+                placeholder="What should the picture show?",
+            )
+            with gr.Row(elem_id="go"):
+                start = gr.Button("Compare", variant="primary", elem_id="compare_button")
+                stop = gr.Button("Stop", variant="stop", elem_id="stop_button")
+            status = gr.HTML(show_status("Enter compares, R rerolls, F flips, arrows slide."), elem_id="status")
+        with gr.Column(elem_id="settings"):
+            with gr.Row(elem_id="seed_row"):
+                seed = gr.Number(
+                    label="Seed", value=_examples(spec)[0][1], precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed"
+                )
+                reroll = gr.Button("Reroll", elem_id="reroll_button", size="sm", min_width=64)
+                lock = gr.Checkbox(label="Lock", value=True, elem_id="lock", min_width=64, container=False)
+            steps = gr.Slider(1, MAX_STEPS, value=spec.num_inference_steps, step=1, label="Steps", elem_id="steps")
+            guidance = gr.Slider(
+                MIN_GUIDANCE, MAX_GUIDANCE, value=spec.guidance_scale, step=0.1, label="Guidance", elem_id="guidance"
+            )
+            sampler = gr.Dropdown(list(SAMPLERS), value=spec.sampler, label="Sampler", elem_id="sampler")
+            with gr.Accordion("Share and restore", open=False, elem_id="share"):
+                copy_link = gr.Button("Copy link", size="sm", elem_id="copy_link")
+                restore_png = gr.UploadButton(
+                    "Restore from a PNG", file_types=[".png"], type="binary", size="sm", elem_id="restore_png"
+                )
+                text = gr.Textbox(label="Settings as JSON", lines=4, max_lines=9, elem_id="json", buttons=["copy"])
+                apply = gr.Button("Open these settings", size="sm", elem_id="apply_json")
+        with gr.Column(elem_id="stage", elem_classes="view-pair"):
+            gr.HTML(read_asset("views.html"), elem_id="views")
+            with gr.Row(elem_id="pictures"):
+                with gr.Column(elem_classes="arm standard"):
+                    gr.HTML('<h3 class="arm-name">Standard noise</h3>')
+                    standard = _picture("Standard noise")
+                    standard_verdict = gr.HTML("", elem_id="standard_verdict")
+                with gr.Column(elem_classes="arm golden"):
+                    gr.HTML('<h3 class="arm-name">Golden noise</h3>')
+                    golden = _picture("Golden noise")
+                    golden_verdict = gr.HTML("", elem_id="golden_verdict")
+            slider = gr.ImageSlider(
+                label="Standard and golden noise",
+                format="png",
+                type="pil",
+                interactive=False,
+                show_label=False,
+                container=False,
+                buttons=[],
+                max_height=1024,
+                elem_id="slider",
+            )
+            chips = _build_examples(spec)
+        with gr.Column(elem_id="npnet"):
+            gr.HTML("<h3>NPNet</h3>")
+            if model.npnet is None:
+                gr.HTML(f'<p class="notice">{escape(explain_missing_npnet(spec))}</p>', elem_id="no_npnet")
+            strength = gr.Slider(
+                0, MAX_STRENGTH, value=1, step=0.05, label="Strength", elem_id="strength", visible=_if_npnet(model)
+            )
+            figures = gr.HTML("", elem_id="figures")
+            with gr.Row(elem_id="noises", visible=_if_npnet(model)):
+                noises = tuple(
+                    _picture(label, elem_id=name, small=True)
+                    for label, name in (
+                        ("source", "noise_before"),
+                        ("golden", "noise_after"),
+                        ("change", "noise_change"),
+                    )
+                )
+            health = gr.HTML("", elem_id="health")
+    opened = gr.State(None)
+    controls = Controls(prompt, seed, steps, guidance, sampler, strength, lock, opened, status)
+    stage = Stage(standard, golden, slider, standard_verdict, golden_verdict, figures, noises, health)  # type: ignore
+    triggers = [start.click, prompt.submit, opened.change]
+    _connect_run(model, controls, stage, records, text, triggers, stop)
+    _connect_openers(model, controls, reroll, chips, text, apply, restore_png, copy_link)
+    return controls
+
+
+def _if_npnet(model: Model) -> bool:
+    return model.npnet is not None
+
+
+def _picture(label: str, elem_id: str | None = None, small: bool = False) -> gr.Image:
+    """A picture that is shown, never uploaded, and served without loss."""
+    return gr.Image(
+        label=label,
+        alt_text=label,
+        format="png",
+        type="pil",
+        interactive=False,
+        show_label=small,
+        container=small,
+        buttons=[] if small else ["download", "fullscreen"],
+        elem_id=elem_id,
+        elem_classes="picture",
+    )
+
+
+def _examples(spec: ModelSpec) -> tuple[tuple[str, int], ...]:
+    return SHAPES_EXAMPLES if spec.is_shapes else OTHER_EXAMPLES
+
+
+def _build_examples(spec: ModelSpec) -> list[tuple[gr.Button, str, int]]:
+    with gr.Row(elem_id="examples"):
+        return [(gr.Button(text, size="sm", min_width=40), text, seed) for text, seed in _examples(spec)]
+
+
+def _connect_run(
+    model: Model,
+    controls: Controls,
+    stage: Stage,
+    records: gr.State,
+    text: gr.Textbox,
+    triggers: list,
+    stop: gr.Button,
+) -> None:
+    spec = model.spec
+
+    def run(
+        prompt: Any, seed: Any, steps: Any, guidance: Any, sampler: Any, strength: Any, lock: Any, kept: Any
+    ) -> Any:
+        if not lock:
+            seed = new_seed()
+        try:
+            request = validate(CompareRequest(prompt, seed, steps, guidance, sampler, strength, arms_of(model)), spec)
+            yield {controls.seed: request.seed, controls.status: show_status("Starting …", "running", 0)}
+            for event in watch(request, model):
+                if isinstance(event, Progress):
+                    yield stage_previews(event) | {controls.status: show_progress(event)}
+                elif isinstance(event, Rendered):
+                    yield stage.show_pictures(event.images["standard"], event.images.get("npnet"))
+                else:
+                    yield stage.show(event, spec) | {
+                        controls.status: show_status(_summary(event)),
+                        text: settings.to_json(request, spec),
+                        records: session.add_record(kept, event, spec),
+                    }
+        except GoldenError as error:
+            yield {controls.status: show_status(str(error), "error")}
+
+    def stage_previews(event: Progress) -> dict:
+        if not event.previews:
+            return {}
+        pictures = dict(zip(arms_of(model), event.previews, strict=True))
+        return stage.show_pictures(pictures["standard"], pictures.get("npnet")) | stage.clear_words()
+
+    running = gr.on(
+        triggers,
+        run,
+        [*controls.inputs, controls.lock, records],
+        [*stage.outputs, controls.seed, controls.status, text, records],
+        concurrency_id="compare",
+        concurrency_limit=1,
+        **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
+    )
+    running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
+    stop.click(lambda: show_status("Stopped."), None, controls.status, cancels=[running], queue=False, **PAGE)
+
+
+def _summary(comparison: Comparison) -> str:
+    """One line on what came out."""
+    verdicts = comparison.verdicts
+    took = f"{comparison.total_seconds:.1f} s"
+    if not {"standard", "npnet"} <= set(verdicts):
+        return f"Done in {took}."
+    sides = {
+        name: "right" if verdicts[arm].correct else "wrong"
+        for name, arm in (("standard", "standard"), ("golden", "npnet"))
+    }
+    return f"Standard {sides['standard']}, golden {sides['golden']}, in {took}."
+
+
+def _connect_openers(
+    model: Model,
+    controls: Controls,
+    reroll: gr.Button,
+    chips: list[tuple[gr.Button, str, int]],
+    text: gr.Textbox,
+    apply: gr.Button,
+    restore_png: gr.UploadButton,
+    copy_link: gr.Button,
+) -> None:
+    """Whatever fills in a comparison and runs it: reroll, examples, a link, JSON, a PNG."""
+    spec = model.spec
+
+    def opener(read: Callable[..., CompareRequest | None]) -> Callable[..., dict]:
+        def open_it(*values: Any) -> dict:
+            try:
+                request = read(*values)
+            except GoldenError as error:
+                return {controls.status: show_status(str(error), "error")}
+            return controls.open(request) if request else {controls.status: gr.skip()}
+
+        return open_it
+
+    def open_link(request: gr.Request) -> dict:
+        return opener(settings.from_query)(dict(request.query_params), spec)
+
+    def open_png(data: Any) -> dict:
+        return opener(settings.from_png)(data, spec)
+
+    def open_json(value: Any) -> dict:
+        return opener(settings.from_json)(value, spec)
+
+    def open_example(prompt: str, seed: int) -> dict:
+        return controls.open(settings.default_request(spec, prompt=prompt, seed=seed))
+
+    def roll() -> dict:
+        return {controls.seed: new_seed(), controls.opened: secrets.token_hex(8)}
+
+    reroll.click(roll, None, [controls.seed, controls.opened], **PAGE)
+    for button, prompt, seed in chips:
+        button.click(partial(open_example, prompt, seed), None, controls.opens, **PAGE)
+    apply.click(open_json, [text], controls.opens, **PAGE)
+    restore_png.upload(open_png, [restore_png], controls.opens, **(PAGE | {"preprocess": True}))
+    copy_link.click(None, None, None, js="() => window.golden.copyLink()", api_visibility="private")
+    blocks = gr.context.Context.root_block
+    assert blocks is not None
+    blocks.load(open_link, None, controls.opens, **PAGE)
+
+
+# --- the API ---------------------------------------------------------------------------------------------------------
+
+
+def build_api(model: Model) -> None:
+    """The endpoint `/compare`: the comparison for programs, with plain JSON in the place of the page's words."""
+    spec = model.spec
+    with gr.Column(visible=False):
+        inputs = [
+            gr.Textbox(label="prompt"),
+            gr.Number(value=0, label="seed"),
+            gr.Number(value=spec.num_inference_steps, label="num_inference_steps"),
+            gr.Number(value=spec.guidance_scale, label="guidance_scale"),
+            gr.Textbox(value=spec.sampler, label="sampler"),
+            gr.Number(value=1.0, label="strength"),
+        ]
+        outputs = [_picture("standard"), _picture("golden"), gr.JSON(label="result")]
+        trigger = gr.Button()
+
+    def run_compare(
+        prompt: Any, seed: Any, num_inference_steps: Any, guidance_scale: Any, sampler: Any, strength: Any
+    ) -> Any:
+        request = CompareRequest(prompt, seed, num_inference_steps, guidance_scale, sampler, strength)
+        try:
+            for event in watch(request, model):
+                if isinstance(event, Progress):
+                    standard, golden = event.previews or (gr.skip(), gr.skip())
+                    yield standard, golden, {"step": event.step, "num_steps": event.num_steps}
+                elif isinstance(event, Comparison):
+                    images = settings.label_images(event, spec)
+                    yield images["standard"], images["npnet"], settings.describe(event, spec)
+        except GoldenError as error:
+            raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
+
+    trigger.click(
+        run_compare,
+        inputs,
+        outputs,
+        api_name="compare",
+        api_description=(
+            "Compare standard and golden noise: the two pictures, and as JSON the settings, the checker's verdicts and "
+            "the seconds. Until they are done it yields previews and the step reached; cancelling stops within a step."
+        ),
+        preprocess=False,
+        concurrency_id="compare",
+        concurrency_limit=1,
+    )
+
+
+# --- Explore ---------------------------------------------------------------------------------------------------------
+
+
+def build_explore(model: Model, controls: Controls) -> None:
+    """The Explore tab: prompts down, one setting across, who is right where."""
+    spec = model.spec
+    with gr.Row(elem_classes="split"):
+        with gr.Column(elem_classes="side"):
+            prompts = gr.Textbox(
+                label="Prompts, one a line",
+                value="\n".join(prompt for prompt, _ in _examples(spec)),
+                lines=5,
+                max_lines=12,
+                elem_id="grid_prompts",
+            )
+            axis = gr.Dropdown(
+                [(words, name) for name, words in explore.AXES.items()],
+                value="seed",
+                label="Across",
+                elem_id="grid_axis",
+            )
+            values = gr.Textbox(label="Values: 0, 1, 2 or 0..7", value="0..3", lines=1, elem_id="grid_values")
+            gr.HTML('<p class="hint">All other settings are those of Compare.</p>')
+            with gr.Row(elem_classes="go"):
+                start = gr.Button("Run the grid", variant="primary", elem_id="grid_button")
+                stop = gr.Button("Stop", variant="stop", elem_id="grid_stop")
+            status = gr.HTML("", elem_id="grid_status")
+            outcomes = gr.HTML("", elem_id="grid_outcomes")
+            with gr.Row():
+                as_png = gr.DownloadButton("PNG", size="sm", visible=False, elem_id="grid_png")
+                as_csv = gr.DownloadButton("CSV", size="sm", visible=False, elem_id="grid_csv")
+        with gr.Column(elem_classes="main"):
+            sheet = gr.Image(
+                label="Grid",
+                alt_text="A grid of comparisons with the winners' map",
+                format="png",
+                type="pil",
+                interactive=False,
+                show_label=False,
+                container=False,
+                buttons=["fullscreen"],
+                elem_id="grid",
+            )
+
+    def files(grid: explore.Grid, picture: Image.Image) -> dict:
+        return {
+            as_png: _download(as_png, to_png(picture), "golden-grid.png"),
+            as_csv: _download(as_csv, explore.grid_to_csv(grid).encode(), "golden-grid.csv"),
+        }
+
+    def run(prompts: Any, axis: Any, values: Any, *base: Any) -> Any:
+        try:
+            request = replace(CompareRequest(*base), arms=arms_of(model))
+            grid = explore.plan_grid(request, prompts, axis, values, spec)
+            total, shown = len(grid.requests), 0.0
+            yield {status: show_status(f"0 of {total}", "running", 0), as_png: gr.update(visible=False)}
+            for done, _ in enumerate(explore.run_grid(grid, model), start=1):
+                update: dict = {status: show_status(f"{done} of {total}", "running", done / total)}
+                if time.monotonic() - shown > 1 or done == total:
+                    picture, shown = explore.grid_to_image(grid, spec), time.monotonic()
+                    update |= {sheet: picture, outcomes: show_outcomes(grid)} | files(grid, picture)
+                yield update
+            yield {status: show_status(f"{total} comparisons.")}
+        except GoldenError as error:
+            yield {status: show_status(str(error), "error")}
+
+    running = start.click(
+        run,
+        [prompts, axis, values, *controls.inputs],
+        [sheet, status, outcomes, as_png, as_csv],
+        concurrency_id="explore",
+        concurrency_limit=2,
+        **PAGE,
+    )
+    stop.click(
+        lambda: show_status("Stopped; what is done stays."), None, status, cancels=[running], queue=False, **PAGE
+    )
+
+
+def show_outcomes(grid: explore.Grid) -> str:
+    """How often who was right."""
+    counts = explore.count_outcomes(grid)
+    pairs = [(OUTCOMES[name][0], str(count)) for name, count in counts.items()] if any(counts.values()) else []
+    return _list_of(pairs, "outcomes") if pairs else ""
+
+
+def _download(button: gr.DownloadButton, data: bytes, name: str) -> Any:
+    """A download button that hands out `data`."""
+    return gr.update(value=save_bytes_to_cache(data, name, button.GRADIO_CACHE), visible=True)
+
+
+# --- Blind -----------------------------------------------------------------------------------------------------------
+
+
+def build_blind(model: Model, controls: Controls) -> None:
+    """The Blind tab: vote on two pictures without knowing which is which."""
+    spec = model.spec
+    pair, votes = gr.State(None, time_to_live=SESSION_SECONDS), gr.State([], time_to_live=SESSION_SECONDS)
+    with gr.Column(elem_classes="narrow", elem_id="blind"):
+        prompt = gr.Textbox(
+            label="Prompt",
+            placeholder="empty: a random caption" if spec.is_shapes else "what both pictures show",
+            lines=1,
+            elem_id="blind_prompt",
+        )
+        with gr.Row(elem_classes="go"):
+            start = gr.Button("New pair", variant="primary", elem_id="blind_button")
+            stop = gr.Button("Stop", variant="stop", elem_id="blind_stop")
+        status = gr.HTML(show_status("Two pictures, one of golden noise: which shows the prompt better?"))
+        with gr.Row(elem_id="blind_pictures"):
+            sides = [_picture(name, elem_id=f"blind_{name}") for name in ("left", "right")]
+        with gr.Row(elem_id="votes"):
+            buttons = [
+                gr.Button(vote.capitalize(), interactive=False, elem_id=f"vote_{vote.replace(' ', '_')}", min_width=70)
+                for vote in session.VOTES
+            ]
+        reveal = gr.HTML("", elem_id="reveal")
+        tally = gr.HTML("", elem_id="tally")
+        as_csv = gr.DownloadButton("Votes as CSV", size="sm", visible=False, elem_id="blind_csv")
+
+    def can_vote(allowed: bool) -> dict:
+        return {button: gr.update(interactive=allowed) for button in buttons}
+
+    def run(wanted: Any, *base: Any) -> Any:
+        if spec.is_shapes and (wanted is None or wanted == ""):
+            wanted = sample_caption(np.random.default_rng())
+        try:
+            if model.npnet is None:
+                raise InvalidInput(explain_missing_npnet(spec))
+            request = validate(replace(CompareRequest(*base), prompt=wanted, seed=new_seed()), spec)
+            yield can_vote(False) | {reveal: "", pair: None}
+            for event in watch(request, model):
+                if isinstance(event, Progress):
+                    yield {status: show_progress(event)}
+                elif isinstance(event, Comparison):
+                    order = ("standard", "npnet") if secrets.randbelow(2) else ("npnet", "standard")
+                    pictures = {side: event.images[arm] for side, arm in zip(sides, order, strict=True)}
+                    asked = {status: show_status(request.prompt), pair: (request, order, event.verdicts)}
+                    yield pictures | asked | can_vote(True)
+        except GoldenError as error:
+            yield {status: show_status(str(error), "error")}
+
+    def give(vote: str, current: Any, given: list) -> dict:
+        if current is None:
+            return {status: show_status("There is no pair to vote on: press New pair.", "error")}
+        request, order, verdicts = current
+        given = [*given, session.count_vote(request, order, vote)]
+        return can_vote(False) | {
+            pair: None,
+            votes: given,
+            reveal: show_reveal(order, verdicts),
+            tally: show_tally(given),
+            as_csv: _download(as_csv, session.votes_to_csv(given).encode(), "golden-votes.csv"),
+        }
+
+    running = gr.on(
+        [start.click, prompt.submit],
+        run,
+        [prompt, *controls.inputs],
+        [*sides, status, reveal, pair, *buttons],
+        concurrency_id="compare",
+        concurrency_limit=1,
+        **PAGE,
+    )
+    stop.click(lambda: show_status("Stopped."), None, status, cancels=[running], queue=False, **PAGE)
+    for button, vote in zip(buttons, session.VOTES, strict=True):
+        button.click(partial(give, vote), [pair, votes], [*buttons, pair, votes, reveal, tally, as_csv, status], **PAGE)
+
+
+def show_reveal(order: tuple[str, str], verdicts: dict[str, Verdict]) -> str:
+    """Which picture was which, and what the checker says of it."""
+    names = {"standard": "standard noise", "npnet": "golden noise"}
+    sides = "".join(
+        f'<div class="{arm}"><h3 class="arm-name">{names[arm]}</h3>{show_verdict(verdicts.get(arm))}</div>'
+        for arm in order
+    )
+    return f'<div class="reveal">{sides}</div>'
+
+
+def show_tally(votes: Sequence[session.Vote]) -> str:
+    """The session's win rate of golden noise among decided votes, with its interval."""
+    won = [vote.winner for vote in votes]
+    wins, decided = won.count("npnet"), won.count("npnet") + won.count("standard")
+    share, low, high = session.win_rate(wins, decided)
+    rate = f"{100 * share:.0f} %" if decided else "–"
+    pairs = [
+        ("golden preferred", f"{wins} of {decided}"),
+        ("win rate", rate),
+        ("95 % interval", f"{100 * low:.0f} to {100 * high:.0f} %"),
+        ("ties, both bad", f"{won.count('tie')}, {won.count('both bad')}"),
+    ]
+    return _list_of(pairs, "figures")
+
+
+# --- History ---------------------------------------------------------------------------------------------------------
+
+
+def build_history(tab: gr.Tab, tabs: gr.Tabs, spec: ModelSpec, records: gr.State, controls: Controls) -> None:
+    """The History tab: the session's comparisons, searched, opened again, exported."""
+    found = gr.State([], time_to_live=SESSION_SECONDS)  # the numbers of the records that the gallery shows
+    with gr.Column(elem_classes="narrow"):
+        with gr.Row(elem_id="history_bar"):
+            words = gr.Textbox(label="Search prompt, sampler or seed", lines=1, elem_id="history_search", scale=4)
+            as_zip = gr.DownloadButton("Export as ZIP", size="sm", visible=False, elem_id="history_zip")
+        status = gr.HTML(show_status("Comparisons of this session will stand here."), elem_id="history_status")
+        gallery = gr.Gallery(
+            label="Comparisons",
+            show_label=False,
+            format="png",
+            type="pil",
+            columns=4,
+            allow_preview=False,
+            interactive=False,
+            container=False,
+            object_fit="contain",
+            buttons=[],
+            elem_id="gallery",
+        )
+
+    def show(kept: Sequence[session.Record], wanted: Any) -> dict:
+        matching = session.search(kept, wanted)
+        said = f"{len(matching)} of {len(kept)} comparisons; choose one to open it again." if kept else "Nothing yet."
+        return {
+            gallery: [(_thumbnail(record), _caption(record)) for record in matching],
+            found: [record.number for record in matching],
+            status: show_status(said),
+            as_zip: _download(as_zip, session.records_to_zip(matching[::-1]), "golden-history.zip")
+            if matching
+            else gr.update(visible=False),
+        }
+
+    def open_again(kept: Sequence[session.Record], shown: Sequence[int], event: gr.SelectData) -> dict:
+        numbers = dict(enumerate(shown))
+        number = numbers.get(event.index) if isinstance(event.index, int) else None
+        for record in kept:
+            if record.number == number:
+                return controls.open(record.request) | {tabs: gr.Tabs(selected="compare")}
+        return {status: show_status("That comparison is no longer kept.", "error")}
+
+    gr.on([tab.select, words.change], show, [records, words], [gallery, found, status, as_zip], **PAGE)
+    gallery.select(open_again, [records, found], [*controls.opens, tabs, status], **PAGE)
+
+
+def _thumbnail(record: session.Record) -> Image.Image:
+    return side_by_side([session.open_picture(png) for png in record.pictures.values()], THUMBNAIL)
+
+
+def _caption(record: session.Record) -> str:
+    marks = {True: "✓", False: "✗"}
+    verdicts = "".join(marks[verdict["correct"]] for verdict in record.described["verdicts"].values())
+    return f"{verdicts} {record.request.prompt} · {record.request.seed}"
+
+
+# --- About -----------------------------------------------------------------------------------------------------------
+
+
+def build_about(model: Model) -> None:
+    """The About tab: what golden noise is, the models, what the figures mean."""
+    cards = "".join(show_card(spec, spec.name == model.spec.name) for spec in MODELS.values())
+    gr.HTML(read_asset("about.html").replace("<!-- flow -->", read_asset("flow.svg")).replace("<!-- cards -->", cards))
+
+
+def show_card(spec: ModelSpec, loaded: bool) -> str:
+    """A model of the registry with the settings that the paper uses with it."""
+    place = "in this repository" if spec.is_shapes else spec.repo
+    pairs = [
+        ("weights", place),
+        ("steps", str(spec.num_inference_steps)),
+        ("guidance", f"{spec.guidance_scale:g}"),
+        ("sampler", spec.sampler),
+    ]
+    here = "<b class='badge'>loaded</b>" if loaded else ""
+    return f'<article class="card"><h4>{escape(spec.title)}{here}</h4>{_list_of(pairs, "health")}</article>'
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def build_ui(model: Model) -> gr.Blocks:
+    """The page for a loaded model. Launch it with `launch_options()`."""
+    spec = model.spec
+    with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
+        gr.HTML(read_asset("header.html").replace("<!-- model -->", escape(spec.title or spec.name)), elem_id="header")
+        records = gr.State([], time_to_live=SESSION_SECONDS)
+        with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
+            with gr.Tab("Compare", id="compare"):
+                controls = build_compare(model, records)
+            with gr.Tab("Explore", id="explore"):
+                build_explore(model, controls)
+            with gr.Tab("Blind", id="blind"):
+                build_blind(model, controls)
+            with gr.Tab("History", id="history") as history:
+                build_history(history, tabs, spec, records, controls)
+            with gr.Tab("About", id="about"):
+                build_about(model)
+        build_api(model)
+    ui.queue(max_size=MAX_WAITING)
+    return ui
+
+
+def make_theme() -> gr.themes.Base:
+    """Paper and ink, and gold for what is golden; the fonts that the machine has."""
+    gold = gr.themes.Color(*GOLD, name="gold")
+    stone = gr.themes.Color(*STONE, name="stone")
+    sans = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    theme = gr.themes.Base(
+        primary_hue=gold,
+        secondary_hue=gold,
+        neutral_hue=stone,
+        font=sans,
+        font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "monospace"),
+        radius_size="lg",
+    )
+    return theme
+
+
+GOLD = (
+    "#fdf8ea",
+    "#faefcd",
+    "#f5df9c",
+    "#eecb63",
+    "#e3b53a",
+    "#c99a1e",
+    "#a67a12",
+    "#815d0f",
+    "#5f4510",
+    "#43310d",
+    "#2a1f09",
+)
+STONE = (
+    "#fbf9f4",
+    "#f4f0e7",
+    "#e8e1d3",
+    "#d5ccb9",
+    "#a89e8b",
+    "#7d7465",
+    "#5d5649",
+    "#443f36",
+    "#2b2822",
+    "#1b1915",
+    "#12110e",
+)
+
+
+def launch_options() -> dict[str, Any]:
+    """What Gradio takes at launch and not in the page: theme, stylesheet, script; and what it had better not offer."""
+    return {
+        "theme": make_theme(),
+        "css": read_asset("app.css"),
+        "head": f"<script>{read_asset('app.js')}</script>",
+        "footer_links": ["api"],
+        "run_history": False,
+        "max_file_size": settings.MAX_PNG_BYTES,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+    }
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="app.py", description="Compare standard and golden noise in a browser.")
+    parser.add_argument("--model", default="shapes", help=f"one of {', '.join(MODELS)}, or a diffusers folder")
+    parser.add_argument(
+        "--npnet", metavar="FILE", help="NPNet weights (.safetensors or .pth); the model's own by default"
+    )
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--share", action="store_true", help="make a public link through gradio.live")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.port <= 65535:
+        raise InvalidInput(f"The port must be a whole number from 1 to 65535, got {arguments.port}.")
+    model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device)
+    ui = build_ui(model)
+    try:
+        ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())
+    except OSError as error:
+        raise InvalidInput(f"The app cannot be served on {arguments.host}:{arguments.port}: {error}") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

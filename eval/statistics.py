@@ -1,0 +1,202 @@
+"""The statistics of paired comparisons: what a difference between two arms is worth.
+
+Pictures of one prompt from several seeds are no independent trials: a prompt that the model cannot draw fails with
+every seed. So prompts, not pictures, are what is resampled, tested and counted here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+NUM_RESAMPLES = 10_000
+LEVEL = 0.95
+POWER = 0.8
+_CHUNK = 1000  # resamples whose draws are in memory at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence interval; the ends are NaN where one cluster alone cannot give any."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """The mean of `values` (N,) and its interval by bootstrap over `clusters` (N,): `bootstrap_means`, one column."""
+    column = np.asarray(values, float)[:, None]
+    return bootstrap_means(column, clusters, num_resamples=num_resamples, level=level, seed=seed)[0]
+
+
+def bootstrap_means(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> list[Interval]:
+    """Means of the M columns of `values` (N, M), each with an interval, by one bootstrap over `clusters` (N,).
+
+    Whole clusters (prompts with all their seeds) are drawn with replacement. The percentile interval is widened a
+    little, by what separates Student's t from the normal distribution, so that it also holds for few clusters.
+
+    Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.4 (expanded percentiles).
+    Raises: ValueError on empty or unequal inputs and on NaN.
+    """
+    table = np.asarray(values, float)
+    if table.ndim != 2 or not len(table) or len(table) != len(np.asarray(clusters)):
+        raise ValueError(f"values must be (N, M) with N cluster labels, got {table.shape} and {np.shape(clusters)}")
+    if not np.isfinite(table).all():
+        raise ValueError("values must be finite numbers")
+    sums, counts = _cluster_totals(table, clusters)
+    means = sums.sum(0) / counts.sum()
+    if len(counts) == 1:
+        return [Interval(float(mean), math.nan, math.nan) for mean in means]
+    resampled = _resampled_means(sums, counts, num_resamples, seed)
+    tail = _expanded_tail(len(counts), level)
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    return [Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(means, low, high, strict=True)]
+
+
+def _cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Sums (K, M) and sizes (K,) of the K clusters."""
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.stack([np.bincount(index, weights=column) for column in table.T], axis=1)
+    return sums, np.bincount(index)
+
+
+def _resampled_means(sums: NDArray, counts: NDArray, num_resamples: int, seed: int) -> NDArray:
+    """(num_resamples, M) means of data sets made of K clusters drawn with replacement from the K that there are."""
+    rng = np.random.default_rng(seed)
+    num_clusters, parts = len(counts), []
+    for start in range(0, num_resamples, _CHUNK):
+        size = min(_CHUNK, num_resamples - start)
+        drawn = rng.integers(0, num_clusters, (size, num_clusters)) + num_clusters * np.arange(size)[:, None]
+        # How often each cluster was drawn: a mean of a resample is then a product of matrices.
+        times = np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters).astype(float)
+        parts.append((times @ sums) / (times @ counts)[:, None])
+    return np.concatenate(parts)
+
+
+def _expanded_tail(num_clusters: int, level: float) -> float:
+    """The share of resampled means to leave out at each end; (1 - level) / 2 for many clusters, less for few."""
+    quantile = stats.t.ppf((1 - level) / 2, num_clusters - 1)
+    return float(stats.norm.cdf(math.sqrt(num_clusters / (num_clusters - 1)) * quantile))
+
+
+# --- winning ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wins:
+    """How many pairs one side won, tied and lost."""
+
+    wins: int
+    ties: int
+    losses: int
+
+    @property
+    def rate(self) -> float:
+        """The winning rate as the paper counts it: a tie is not a win."""
+        return self.wins / max(1, self.wins + self.ties + self.losses)
+
+
+def count_wins(differences: ArrayLike) -> Wins:
+    """Count positive, zero and negative differences."""
+    array = np.asarray(differences, float)
+    return Wins(int((array > 0).sum()), int((array == 0).sum()), int((array < 0).sum()))
+
+
+def sign_test(num_wins: int, num_losses: int) -> float:
+    """Two-sided p value of the exact sign test; ties do not enter. 1.0 where there is neither win nor loss."""
+    if num_wins + num_losses == 0:
+        return 1.0
+    return float(stats.binomtest(num_wins, num_wins + num_losses, 0.5).pvalue)
+
+
+def cluster_means(differences: ArrayLike, clusters: ArrayLike) -> NDArray:
+    """(K,) the mean difference of each cluster."""
+    sums, counts = _cluster_totals(np.asarray(differences, float)[:, None], clusters)
+    return sums[:, 0] / counts
+
+
+def cluster_sign_test(differences: ArrayLike, clusters: ArrayLike) -> float:
+    """The exact sign test over clusters: a prompt counts once, as won or lost by the mean of its seeds.
+
+    Seeds of one prompt are not independent, so that a test over pictures would call too much significant.
+    """
+    # Means of a few equal floats may miss 0 by rounding; a prompt that wins as often as it loses is a tie.
+    means = cluster_means(differences, clusters)
+    scale = np.abs(np.asarray(differences, float)).max(initial=0.0)
+    wins = count_wins(np.where(np.abs(means) <= 1e-12 * scale, 0.0, means))
+    return sign_test(wins.wins, wins.losses)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for being several, by Holm's step-down rule, in the order given.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+# --- sample size ------------------------------------------------------------------------------------------------------
+
+
+def clusters_needed(
+    differences: ArrayLike, clusters: ArrayLike, *, power: float = POWER, level: float = LEVEL
+) -> int | None:
+    """How many prompts, with as many seeds each, would show a difference as large as this one.
+
+    That is: with probability `power`, a two-sided t test over the prompts' mean differences finds it at 1 - `level`.
+    None where there is no difference, or no spread to judge it by.
+    """
+    means = cluster_means(differences, clusters)
+    if len(means) < 2:
+        return None
+    spread, effect = float(means.std(ddof=1)), float(means.mean())
+    # Differences that are all alike, or a mean of 0 up to rounding, say nothing about a number.
+    if spread <= 1e-12 * np.abs(means).max(initial=0.0) or abs(effect) <= 1e-12 * spread:
+        return None
+    return sample_size(effect / spread, power=power, level=level)
+
+
+def sample_size(standardised_effect: float, *, power: float = POWER, level: float = LEVEL) -> int:
+    """The smallest sample that gives a two-sided one-sample t test `power` to see an effect of mean / std, not 0."""
+    effect, quantile = abs(standardised_effect), stats.norm.ppf((1 + level) / 2)
+    normal = ((quantile + stats.norm.ppf(power)) / effect) ** 2
+    if normal > 100_000:  # where Student's t costs this much more than the normal distribution, and is slow to search
+        return math.ceil(normal + quantile**2 / 2)
+    size = max(2, math.ceil(normal))
+    while t_test_power(effect, size, level) < power:
+        size += 1
+    return size
+
+
+def t_test_power(standardised_effect: float, size: int, level: float = LEVEL) -> float:
+    """Probability that a one-sample, two-sided t test of `size` values finds an effect of mean / std."""
+    limit = stats.t.ppf((1 + level) / 2, size - 1)
+    shift = standardised_effect * math.sqrt(size)
+    return float(stats.nct.sf(limit, size - 1, shift) + stats.nct.cdf(-limit, size - 1, shift))

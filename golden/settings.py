@@ -1,0 +1,143 @@
+"""The settings of a comparison as JSON, in a link, and inside PNG files, from where they can be opened again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from .compare import CompareRequest, Comparison, validate
+from .errors import InvalidInput
+from .models import ModelSpec
+
+NAMES = tuple(field.name for field in fields(CompareRequest) if field.name != "arms")
+"""What a link and a settings file hold; the names of CompareRequest."""
+
+PNG_KEY = "golden"
+MAX_JSON_CHARS = 20_000
+MAX_PNG_BYTES = 20 * 2**20
+
+
+def to_dict(request: CompareRequest, spec: ModelSpec) -> dict[str, Any]:
+    """The settings with the model's name, ready for JSON."""
+    return {"model": spec.name, **{name: getattr(request, name) for name in NAMES}}
+
+
+def to_json(request: CompareRequest, spec: ModelSpec) -> str:
+    """The settings as JSON text that `from_json` reads."""
+    return json.dumps(to_dict(request, spec), indent=2, ensure_ascii=False)
+
+
+def from_json(text: Any, spec: ModelSpec) -> CompareRequest:
+    """Settings from JSON text; what it does not say keeps the model's default.
+
+    Raises: InvalidInput if it is no JSON object, of another model, or holds a value that is not allowed.
+    """
+    if not isinstance(text, str) or len(text) > MAX_JSON_CHARS:
+        raise InvalidInput(f"Settings are JSON text of at most {MAX_JSON_CHARS} characters.")
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidInput('The settings are not JSON: they look like {"prompt": "a red circle", "seed": 1}.') from None
+    if not isinstance(settings, dict):
+        raise InvalidInput('The settings are a JSON object: they look like {"prompt": "a red circle", "seed": 1}.')
+    return _from_mapping(settings, spec)
+
+
+def from_query(query: Mapping[str, str], spec: ModelSpec) -> CompareRequest | None:
+    """Settings from a link's query; None if it names no prompt. Raises: InvalidInput for a value not allowed."""
+    if "prompt" not in query:
+        return None
+    texts = ("prompt", "sampler", "model")
+    return _from_mapping({k: v if k in texts else _number_in(v) for k, v in query.items()}, spec)
+
+
+def _number_in(text: str) -> str | float:
+    """A query's value as a number where it is one; the validator says whether a number belongs there."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _from_mapping(settings: Mapping[str, Any], spec: ModelSpec) -> CompareRequest:
+    model = settings.get("model", spec.name)
+    if model != spec.name:
+        raise InvalidInput(f"These settings are of the model {str(model)[:40]!r}, and this is {spec.name!r}.")
+    known = {name: settings[name] for name in NAMES if name in settings}
+    return validate(default_request(spec, **known), spec)
+
+
+def default_request(spec: ModelSpec, **changes: Any) -> CompareRequest:
+    """A request with the model's own number of steps, guidance scale and sampler, but for `changes`."""
+    defaults: dict[str, Any] = {
+        "prompt": "",
+        "num_inference_steps": spec.num_inference_steps,
+        "guidance_scale": spec.guidance_scale,
+        "sampler": spec.sampler,
+    }
+    return CompareRequest(**(defaults | changes))
+
+
+def describe(comparison: Comparison, spec: ModelSpec) -> dict[str, Any]:
+    """Settings, verdicts and times of a comparison, ready for JSON."""
+    verdicts = {
+        arm: {**asdict(verdict), "attributes": dict(verdict.attributes), "score": verdict.score}
+        for arm, verdict in comparison.verdicts.items()
+    }
+    return {
+        "settings": to_dict(comparison.request, spec),
+        "verdicts": verdicts,
+        "npnet_seconds": comparison.npnet_seconds,
+        "total_seconds": comparison.total_seconds,
+        "overhead": comparison.overhead,
+    }
+
+
+def label_images(comparison: Comparison, spec: ModelSpec) -> dict[str, Image.Image]:
+    """By arm, a copy of its picture that carries how it was made; saving it as PNG keeps that as text."""
+    labelled = {}
+    for arm, image in comparison.images.items():
+        labelled[arm] = image.copy()
+        made = describe(comparison, spec) | {
+            "arm": arm,
+            "repo": spec.repo if not spec.is_shapes else "embedded",
+            "revision": spec.revision,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        }
+        labelled[arm].info = {PNG_KEY: json.dumps(made, ensure_ascii=False)}
+    return labelled
+
+
+def from_png(data: Any, spec: ModelSpec) -> CompareRequest:
+    """The settings inside a PNG that `label_images` labelled. The pixels are never decoded.
+
+    Raises: InvalidInput if the bytes are no PNG, or hold no settings.
+    """
+    if not isinstance(data, bytes) or not 0 < len(data) <= MAX_PNG_BYTES:
+        raise InvalidInput(f"Give a PNG file of at most {MAX_PNG_BYTES // 2**20} MB.")
+    try:
+        with Image.open(BytesIO(data), formats=["PNG"]) as image:
+            text = image.info.get(PNG_KEY)
+    except (
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ):
+        raise InvalidInput("The file is not a PNG that can be read.") from None
+    if not isinstance(text, str):
+        raise InvalidInput("The PNG holds no settings: only pictures that this app made have them.")
+    try:
+        settings = json.loads(text)["settings"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InvalidInput("The settings inside the PNG cannot be read.") from None
+    return from_json(json.dumps(settings), spec)

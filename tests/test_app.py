@@ -1,0 +1,300 @@
+"""The app over HTTP, as its endpoint's users meet it, and the pieces of its page."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from golden import session, settings
+from golden.compare import CompareRequest, Model, run_comparison
+from golden.shapes import Verdict
+
+REPOSITORY = Path(app.__file__).parent
+PROMPT = "a red circle left of a blue square"
+RIGHT = Verdict(True, ("asked: 1 star; found: 1 red star",), (("count", True), ("star shape", True)))
+HALF = Verdict(False, ("asked: 1 star; found: 2 red stars",), (("count", False), ("star shape", True)))
+WRONG = Verdict(False, ("asked: 1 star; found: nothing",), (("count", False), ("star shape", False)))
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve(model: Model) -> tuple[gr.Blocks, str]:
+    """Serve a model's page from this process; answers with the page and its address."""
+    ui = app.build_ui(model)
+    _, url, _ = ui.launch(
+        server_name="127.0.0.1",
+        server_port=find_free_port(),
+        prevent_thread_lock=True,
+        quiet=True,
+        **app.launch_options(),
+    )
+    return ui, url
+
+
+@pytest.fixture(scope="module")
+def url(tiny_shapes) -> Iterator[str]:
+    ui, address = serve(tiny_shapes)
+    yield address
+    ui.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(url, tmp_path_factory) -> Iterator[Client]:
+    client = Client(url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"), analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def test_the_only_endpoint_is_compare(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)
+    assert set(endpoints["named_endpoints"]) == {"/compare"}
+    assert not endpoints["unnamed_endpoints"]
+    names = [parameter["parameter_name"] for parameter in endpoints["named_endpoints"]["/compare"]["parameters"]]
+    assert names == ["prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "strength"]
+
+
+def test_compare_answers_two_pictures_and_their_verdicts(client, tiny_shapes):
+    standard, golden, result = client.predict(PROMPT, 7, 3, 4.0, "euler", 1.0, api_name="/compare")
+    request = CompareRequest(PROMPT, 7, 3, 4.0, "euler", 1.0)
+    expected = run_comparison(request, tiny_shapes)
+    for arm, path in (("standard", standard), ("npnet", golden)):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert json.loads(image.info[settings.PNG_KEY])["arm"] == arm
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(expected.images[arm]))
+        assert settings.from_png(Path(path).read_bytes(), tiny_shapes.spec) == request
+    assert result["settings"] == settings.to_dict(request, tiny_shapes.spec)
+    assert set(result["verdicts"]) == {"standard", "npnet"}
+    assert result["verdicts"]["npnet"]["reasons"][0].startswith("asked: 1 red circle and 1 blue square; found: ")
+    assert 0 < result["npnet_seconds"] < result["total_seconds"]
+    assert result["overhead"] > 0
+
+
+def test_compare_fills_in_the_models_defaults(client):
+    *_, result = client.predict(prompt=PROMPT, num_inference_steps=2, api_name="/compare")
+    assert result["settings"]["guidance_scale"] == 5.5
+    assert result["settings"]["sampler"] == "ddim"
+    assert result["settings"]["seed"] == 0
+
+
+def test_compare_streams_its_progress(client):
+    job = client.submit(PROMPT, 1, 60, api_name="/compare")
+    steps = [update[2]["step"] for update in job if "step" in update[2]]
+    assert len(steps) >= 2
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (["a dragon"], "The word 'dragon' is outside the shapes world."),
+        ([""], "The prompt is empty"),
+        (["   "], "The prompt is empty"),
+        ([None], "The prompt is empty"),
+        ([["a circle"]], "The prompt is empty"),
+        (["a " * 3_000_000], "characters: at most"),
+        ([PROMPT, -1], "The seed must be a whole number from 0 to 4294967295, got -1."),
+        ([PROMPT, 2**40], "The seed must be"),
+        ([PROMPT, 10**400], "The seed must be"),
+        ([PROMPT, None], "The seed must be"),
+        ([PROMPT, True], "The seed must be a whole number from 0 to 4294967295, got True."),
+        ([PROMPT, float("nan")], "The seed must be"),
+        ([PROMPT, 0, 10_000], "The number of steps must be a whole number from 1 to 200, got 10000."),
+        ([PROMPT, 0, 0], "The number of steps must be"),
+        ([PROMPT, 0, 2.5], "The number of steps must be a whole number from 1 to 200, got 2.5."),
+        ([PROMPT, 0, "20"], "The number of steps must be"),
+        ([PROMPT, 0, 2, float("nan")], "The guidance scale must be a number from 1 to 30, got nan."),
+        ([PROMPT, 0, 2, float("inf")], "The guidance scale must be"),
+        ([PROMPT, 0, 2, {"a": 1}], "The guidance scale must be"),
+        ([PROMPT, 0, 2, 5.5, "euler_z"], "Unknown sampler 'euler_z': choose one of ddim, "),
+        ([PROMPT, 0, 2, 5.5, 7], "Unknown sampler"),
+        ([PROMPT, 0, 2, 5.5, "ddim", 99], "The strength must be a number from 0 to 3, got 99."),
+    ],
+)
+def test_bad_input_gets_one_sentence(url, values, sentence):
+    defaults = [PROMPT, 0, 2, 5.5, "ddim", 1.0]
+    kind, answer = call(url, [*values, *defaults[len(values) :]])
+    assert kind == "error"
+    assert sentence in answer["error"]
+    assert "\n" not in answer["error"]
+    assert len(answer["error"]) < 600
+
+
+def call(url: str, data: list) -> tuple[str, dict]:
+    """Call the endpoint as a program without a client library does; answers with the last event and its data."""
+    endpoint = f"{url}gradio_api/call/compare"
+    started = httpx.post(
+        endpoint, content=json.dumps({"data": data}), headers={"content-type": "application/json"}, timeout=60
+    )
+    started.raise_for_status()
+    with httpx.stream("GET", f"{endpoint}/{started.json()['event_id']}", timeout=60) as stream:
+        kind = ""
+        for line in stream.iter_lines():
+            kind = line.removeprefix("event: ") if line.startswith("event: ") else kind
+            if kind in ("error", "complete") and line.startswith("data: "):
+                return kind, json.loads(line.removeprefix("data: "))
+    raise AssertionError("the stream ended without an answer")
+
+
+@pytest.mark.parametrize("body", ["", "[]", "null", '{"data": 3}', '{"data": []}', '{"data": [1, 2, 3, 4, 5, 6, 7, 8]}', "{"])
+def test_a_malformed_request_is_refused_and_the_next_is_served(url, client, body):
+    endpoint = f"{url}gradio_api/call/compare"
+    answer = httpx.post(endpoint, content=body, headers={"content-type": "application/json"}, timeout=30)
+    if answer.status_code == 200:
+        with httpx.stream("GET", f"{endpoint}/{answer.json()['event_id']}", timeout=30) as stream:
+            assert any(line == "event: error" for line in stream.iter_lines())
+    assert "Traceback" not in answer.text
+    assert client.predict(PROMPT, 0, 1, api_name="/compare")
+
+
+def test_an_error_is_escaped_for_the_page(client):
+    with pytest.raises(AppError, match=re.escape("&lt;img src=x onerror=alert(1)")) as caught:
+        client.predict("a <img src=x onerror=alert(1)>", api_name="/compare")
+    assert "<" not in str(caught.value)
+
+
+def test_a_files_path_from_a_user_is_never_read(url):
+    forged = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    kind, answer = call(url, [forged, 0, 2, 5.5, "ddim", 1.0])
+    assert kind == "error"
+    assert "root:" not in json.dumps(answer)
+
+
+def wait_until_free(model: Model, seconds: float = 20) -> bool:
+    """Whether the model is let go within so many seconds."""
+    free = model.lock.acquire(timeout=seconds)
+    if free:
+        model.lock.release()
+    return free
+
+
+def test_a_cancelled_comparison_stops_within_a_step(client, tiny_shapes, count_steps):
+    job = client.submit(PROMPT, 1, 200, api_name="/compare")
+    wait_for(lambda: len(count_steps) >= 3)
+    job.cancel()
+    assert wait_until_free(tiny_shapes)
+    assert len(count_steps) < 150
+    assert len(client.predict(PROMPT, 1, 2, api_name="/compare")) == 3
+
+
+def test_a_client_that_leaves_stops_its_comparison(url, client, tiny_shapes, count_steps):
+    leaving = Client(url, verbose=False, analytics_enabled=False)
+    leaving.submit(PROMPT, 1, 200, api_name="/compare")
+    wait_for(lambda: len(count_steps) >= 3)
+    leaving.close()
+    stopped = subprocess_free = wait_until_free(tiny_shapes)
+    assert stopped
+    assert subprocess_free
+    assert len(client.predict(PROMPT, 1, 2, api_name="/compare")) == 3
+
+
+@pytest.fixture
+def count_steps(tiny_shapes, monkeypatch) -> list[float]:
+    """A list that grows by one at each call of the UNet, which is made slow enough to be interrupted."""
+    forward, calls = tiny_shapes.pipeline.unet.forward, []
+
+    def slow_forward(*args, **kwargs):
+        calls.append(time.monotonic())
+        time.sleep(0.05)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(tiny_shapes.pipeline.unet, "forward", slow_forward)
+    return calls
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_without_an_npnet_the_endpoint_says_so(tiny_shapes):
+    ui, url = serve(replace(tiny_shapes, npnet=None))
+    try:
+        kind, answer = call(url, [PROMPT, 0, 2, 5.5, "ddim", 1.0])
+    finally:
+        ui.close(verbose=False)
+    assert kind == "error"
+    assert "There is no NPNet" in answer["error"]
+
+
+def test_a_page_for_any_model_can_be_built(tiny_model):
+    assert app.build_ui(tiny_model)
+    assert app.build_ui(replace(tiny_model, npnet=None))
+
+
+# --- pieces of the page -------------------------------------------------------------------------------------------------
+
+
+def test_text_is_escaped_everywhere():
+    bad = "<script>alert(1)</script>"
+    verdict = Verdict(False, (bad,), (("count", False),))
+    card = app.show_card(replace(app.MODELS["sdxl"], title=bad, repo=bad), loaded=True)
+    for html in (app.show_status(bad, "error"), app.show_verdict(verdict), app.show_reveal(("npnet", "standard"), {"npnet": verdict}), card):
+        assert "<script" not in html
+        assert "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("standard", "golden", "winner"),
+    [(RIGHT, RIGHT, None), (RIGHT, WRONG, "standard"), (WRONG, RIGHT, "npnet"), (HALF, WRONG, "standard"), (WRONG, WRONG, None)],
+)
+def test_the_winner_is_right_alone_or_in_more(standard, golden, winner):
+    assert app.find_winner({"standard": standard, "npnet": golden}) == winner
+
+
+def test_nobody_wins_alone():
+    assert app.find_winner({"standard": RIGHT}) is None
+    assert app.find_winner({}) is None
+
+
+def test_the_tally_counts_decided_votes():
+    request = CompareRequest(PROMPT)
+    votes = [session.count_vote(request, ("npnet", "standard"), vote) for vote in ("left", "left", "right", "tie", "both bad")]
+    html = app.show_tally(votes)
+    assert "2 of 3" in html
+    assert "67 %" in html
+    assert "1, 1" in html
+    assert "0 of 0" in app.show_tally([])
+
+
+# --- command line -------------------------------------------------------------------------------------------------------
+
+
+def run_app(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "app.py", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+def test_help_lists_the_options():
+    done = run_app("--help")
+    assert done.returncode == 0
+    for option in ("--model", "--npnet", "--host", "--port", "--share", "--device"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--model", "nope"], ["--port", "0"], ["--npnet", "nowhere.safetensors"]])
+def test_bad_arguments_end_in_one_line(arguments):
+    done = run_app(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "Traceback" not in done.stderr

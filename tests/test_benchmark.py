@@ -1,0 +1,456 @@
+"""The benchmark: rows that do not depend on how often it was stopped, no prompt lost in silence, clear ends."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval import run_benchmark as benchmark
+from eval import runs
+from eval.prompt_sets import PROTOCOLS, Prompt, describe_dropped, load_prompt_set, read_rows
+from eval.rendering import Variant, plan_batches
+from eval.run_benchmark import Settings, main, prepare
+from eval.runs import RunFolder
+from eval.suites import SUITES, Options
+from eval.summary import compare_all, compare_variant, means_by_category
+from eval.tables import format_report
+from golden.errors import BadWeights, GoldenError, InvalidInput, MissingWeights
+from golden.models import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_PROMPTS = ROOT.parent / "shared" / "prompts"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file):
+    """The tiny pipeline in place of the embedded model, so that its pictures are checked."""
+    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "shapes", tiny)
+        yield
+
+
+def settings(**changes) -> Settings:
+    """Of a small run: 5 prompts, 2 seeds, 3 arms, 2 steps, batches of 3 prompts."""
+    arms = ("standard", "npnet", "npnet_other_prompt")
+    return replace(Settings(limit=5, arms=arms, num_inference_steps=2, batch_size=9), **changes)
+
+
+def finish(settings: Settings, out: Path) -> pd.DataFrame:
+    result = benchmark.run_benchmark(prepare(settings), out)
+    assert result is not None
+    return result[0]
+
+
+@pytest.fixture(scope="module")
+def finished(_tiny_embedded_model, tmp_path_factory) -> Path:
+    """The folder of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("run")
+    finish(settings(), out)
+    return out
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_has_one_row_per_prompt_seed_and_variant(finished):
+    rows = pd.read_parquet(finished / "rows.parquet")
+    assert len(rows) == 5 * 2 * 3
+    assert rows[["prompt_index", "seed", "variant"]].duplicated().sum() == 0
+    assert rows["variant"].tolist()[:3] == ["standard", "npnet", "npnet_other_prompt"]
+    assert sorted(rows["seed"].unique()) == [0, 1]
+    assert rows["category"].nunique() == 5
+    assert (rows.loc[rows["variant"] == "standard", "distance"] == 0).all()
+    assert (rows.loc[rows["variant"] != "standard", "distance"] > 0).all()
+    assert rows["right"].dtype == bool
+    assert rows["reason"].str.startswith("asked: ").all()
+    pd.testing.assert_frame_equal(pd.read_csv(finished / "rows.csv"), rows, check_dtype=False)
+
+
+def test_the_manifest_says_what_was_measured(finished):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    identity, start = manifest["identity"], manifest["starts"][0]
+    assert identity["model"] == "shapes"
+    assert identity["prompts"]["num"] == 5
+    assert identity["seeds"] == {"first": 0, "num": 2}
+    assert any(name.startswith("unet/") and len(value) == 64 for name, value in identity["weights"].items())
+    assert len(identity["npnet"]) == 64
+    assert start["versions"]["torch"]
+    assert "CPU" in start["device"]
+    assert set(manifest["seconds"]["noise"]) == {"standard", "npnet", "npnet_other_prompt"}
+    assert manifest["seconds"]["denoise"].keys() == {"ddim 2 5.5"}
+    assert [result["variant"] for result in manifest["results"]] == ["npnet", "npnet_other_prompt"]
+
+
+def test_a_finished_run_is_not_rendered_again(finished, monkeypatch):
+    monkeypatch.setattr(benchmark.Renderer, "measure_batch", None)
+    before = (finished / "rows.parquet").read_bytes()
+    finish(settings(), finished)
+    assert (finished / "rows.parquet").read_bytes() == before
+
+
+def test_lost_and_damaged_parts_are_rendered_again_alike(finished, tmp_path):
+    finish(settings(), tmp_path)
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert len(parts) == 4  # 10 units, 3 at a time
+    parts[0].unlink()
+    parts[1].write_bytes(parts[1].read_bytes()[:-20])
+    pd.read_parquet(parts[3]).iloc[:-1].to_parquet(parts[3])
+    with open(tmp_path / "timings-0.jsonl", "a") as file:
+        file.write('\n{"part": 9, "un')  # torn by a kill
+    finish(settings(), tmp_path)
+    assert (tmp_path / "rows.parquet").read_bytes() == (finished / "rows.parquet").read_bytes()
+
+
+def test_two_workers_make_the_rows_of_one(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert benchmark.run_benchmark(prepare(settings()), tmp_path) is None
+    assert [path.stem for path in sorted((tmp_path / "parts").iterdir())] == ["00001", "00003"]
+    monkeypatch.setenv("RANK", "0")
+    finish(settings(), tmp_path)
+    assert (tmp_path / "rows.parquet").read_bytes() == (finished / "rows.parquet").read_bytes()
+
+
+LAUNCHER = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {root!r})
+import torch
+from eval.run_benchmark import MODELS, main
+torch.set_num_threads(1)
+MODELS["shapes"] = replace(MODELS["shapes"], repo={repo!r}, npnet={npnet!r})
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_killed_ten_times_a_run_ends_with_the_same_rows(finished, tmp_path):
+    spec, out = MODELS["shapes"], tmp_path / "run"
+    launcher = tmp_path / "launch.py"
+    launcher.write_text(LAUNCHER.format(root=str(ROOT), repo=spec.repo, npnet=spec.npnet))
+    command = [sys.executable, str(launcher), "--out", str(out), "--limit", "5", "--batch-size", "9", "--device", "cpu"]
+    command += ["--arms", "standard", "npnet", "npnet_other_prompt", "--num-inference-steps", "2"]
+    rng, duration = random.Random(0), 300.0
+    for index in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started = time.monotonic()
+        if index == 0:  # the first start tells how long the others take before they render
+            while not (out / "parts").exists() and time.monotonic() - started < duration:
+                time.sleep(0.02)
+            duration = time.monotonic() - started
+        time.sleep(rng.random() * (0.5 if index == 0 else 1.3 * duration))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert (out / "rows.parquet").read_bytes() == (finished / "rows.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{"num_inference_steps": 3}, {"limit": 4}, {"seeds": 3}, {"batch_size": 12}])
+def test_other_settings_do_not_go_into_the_same_folder(finished, changes):
+    with pytest.raises(InvalidInput, match=r"holds a run with .* another folder"):
+        benchmark.run_benchmark(prepare(settings(**changes)), finished)
+
+
+def test_pictures_are_kept_on_request(tmp_path):
+    run = prepare(settings(limit=1, seeds=1, arms=("standard", "npnet")))
+    benchmark.run_benchmark(run, tmp_path, keep_pictures=True)
+    names = [path.name for path in sorted((tmp_path / "pictures").iterdir())]
+    assert names == ["0000-0-npnet.png", "0000-0-standard.png"]
+
+
+def test_batches_mix_prompts_and_go_seed_by_seed():
+    prompts = [Prompt(str(index)) for index in range(5)]
+    variants = [Variant(name, "standard", 20, 5.5, "ddim") for name in "ab"]
+    plan = plan_batches(prompts, [3, 4], variants, batch_size=6)
+    assert [len(units) for units in plan] == [3, 3, 3, 1]
+    assert [(unit.prompt_index, unit.seed) for units in plan for unit in units] == [
+        (index, seed) for seed in (3, 4) for index in range(5)
+    ]
+    slow = [*variants, Variant("c", "standard", 40, 5.5, "ddim")]  # goes through the model on its own
+    assert len(plan_batches(prompts, [3, 4], slow, batch_size=6)) == 4
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    write_bytes, written = runs.write_bytes, []
+
+    def write_until_full(path: Path, data: bytes) -> None:
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write_bytes(path, data)
+
+    monkeypatch.setattr(runs, "write_bytes", write_until_full)
+    with pytest.raises(GoldenError, match=r"No space left on device\. What is finished stays"):
+        benchmark.run_benchmark(prepare(settings()), tmp_path)
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    assert RunFolder(tmp_path).read_manifest()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GoldenError, match="Cannot write to"):
+        benchmark.run_benchmark(prepare(settings()), tmp_path / "file" / "run")
+
+
+def test_a_damaged_manifest_is_not_overwritten(tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InvalidInput, match="is damaged"):
+        benchmark.run_benchmark(prepare(settings()), tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == "{"
+
+
+def test_a_judge_without_weights_is_said_before_the_first_picture(monkeypatch, tmp_path):
+    monkeypatch.setattr("golden.judges.loading.ASSETS", tmp_path)
+    monkeypatch.setattr(benchmark, "load_model", None)
+    with pytest.raises(GoldenError, match="PickScore"):
+        prepare(settings(judges=("PickScore",)))
+    with pytest.raises(InvalidInput, match="Unknown judge 'Bob'"):
+        prepare(settings(judges=("Bob",)))
+
+
+def test_an_npnet_that_is_missing_is_said_before_the_first_picture(monkeypatch, tmp_path):
+    (tmp_path / "npnet.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadWeights, match="npnet"):
+        prepare(settings(npnet=tmp_path / "npnet.safetensors"))
+    monkeypatch.setitem(MODELS, "shapes", replace(MODELS["shapes"], npnet=None))
+    with pytest.raises(MissingWeights, match="no NPNet"):
+        prepare(settings())
+
+
+def test_a_model_without_a_checker_needs_judges(tiny_sdxl_folder, tmp_path):
+    (tmp_path / "p.txt").write_text("a dog\n")
+    with pytest.raises(InvalidInput, match="choose judges with --judges"):
+        prepare(settings(model=tiny_sdxl_folder, prompts=tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--suite", "nope"],
+        ["--arms", "standard", "nope"],
+        ["--model", "nope"],
+        ["--seeds", "0"],
+        ["--seeds", "two"],
+        ["--first-seed", "-1"],
+        ["--batch-size", "0"],
+        ["--limit", "0"],
+        ["--num-inference-steps", "100000"],
+        ["--guidance-scale", "nan"],
+        ["--sampler", "nope"],
+        ["--prompts", "nowhere.txt"],
+        ["--prompt-set", "drawbench"],
+        ["--judges", "nope"],
+    ],
+)
+def test_bad_arguments_end_with_one_line_and_code_2(arguments, tmp_path, capsys):
+    base = ["--limit", "2", "--device", "cpu"]
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.run_command(lambda: main([*base, "--out", str(tmp_path / "run"), *arguments]))
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_prints_the_table(tmp_path, capsys):
+    arguments = ["--limit", "2", "--device", "cpu", "--out", str(tmp_path)]
+    arguments += ["--num-inference-steps", "2", "--arms", "standard", "npnet"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "2 prompts x 2 seeds x 2 variants = 8 pictures" in printed
+    assert "right pictures (%) against standard" in printed
+    assert "winning rate" in printed
+
+
+def test_every_suite_makes_variants_of_known_arms_with_their_baseline():
+    for suite in SUITES.values():
+        variants = suite.make_variants(MODELS["shapes"], Options())
+        names = [variant.name for variant in variants]
+        assert len(set(names)) == len(names)
+        assert all(variant.baseline in names for variant in variants)
+
+
+def test_the_list_of_suites_is_printed(capsys):
+    assert main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in SUITES)
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def read(tmp_path: Path, name: str, content: str | bytes) -> list[str]:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [row.text for row in read_rows(path)]
+
+
+def test_prompts_are_read_from_every_kind_of_file(tmp_path):
+    assert read(tmp_path, "a.txt", "a cat\n\na dog\r\n") == ["a cat", "", "a dog"]
+    assert read(tmp_path, "a.csv", '\ufeffPrompts,Category\n"a cat, sitting",x\n') == ["a cat, sitting"]
+    assert read(tmp_path, "b.csv", "no,caption,zh\n0,a cat, sitting, there\n1,a dog\n") == [
+        "a cat, sitting, there",
+        "a dog",
+    ]
+    assert read(tmp_path, "a.jsonl", '{"prompt": "a cat", "tag": "x"}\n\n{"prompt": null}\n') == ["a cat", "", ""]
+    assert read_rows(tmp_path / "a.jsonl")[0].category == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "name,age\nx,1\n", "no column of prompts"),
+        ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.jsonl", "{\n", "Line 1 of a.jsonl is not JSON"),
+        ("a.jsonl", "[1]\n", "must be an object"),
+        ("a.jsonl", '{"prompt": 3}\n', "must be text, got int"),
+        ("a.jsonl", '{"words": "x"}\n', "no column of prompts"),
+        ("a.jsonl", "[" * 100_000, "is not JSON"),
+        ("a.parquet", "x", "are read from .csv"),
+        ("a.csv", "prompt\n" + "x" * 200_000, "not a readable CSV"),
+    ],
+)
+def test_a_broken_prompt_file_is_one_sentence(tmp_path, name, content, message):
+    with pytest.raises(InvalidInput, match=message):
+        read(tmp_path, name, content)
+
+
+def test_dropped_rows_are_counted_and_listed(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("a red circle\n\n a  red circle\na dog\n" + "a " * 1001 + "\na star\n")
+    chosen = load_prompt_set("own", path, MODELS["shapes"])
+    assert [prompt.text for prompt in chosen.prompts] == ["a red circle", "a star"]
+    assert [(row.row, row.reason) for row in chosen.dropped] == [
+        (1, "empty"),
+        (2, "repeated"),
+        (3, "outside the shapes world"),
+        (4, "over 2000 characters"),
+    ]
+    assert describe_dropped(chosen.dropped).startswith("4 rows dropped: 1 empty")
+    path.write_text("a dog\n")
+    with pytest.raises(InvalidInput, match=r"No prompt of .* can be used: 1 row dropped: 1 outside"):
+        load_prompt_set("own", path, MODELS["shapes"])
+
+
+def test_a_limit_keeps_the_share_of_each_category():
+    prompts = load_prompt_set("shapes-553", None, MODELS["shapes"])
+    assert len(prompts.prompts) == 553
+    counts = pd.Series([prompt.category for prompt in prompts.limit(55).prompts]).value_counts()
+    assert counts.to_dict() == pytest.approx(
+        {"single_object": 8, "two_object": 10, "counting": 8, "colors": 9, "position": 10, "color_attr": 10}, abs=1
+    )
+    assert prompts.limit(None) is prompts
+    assert prompts.limit(9999) is prompts
+
+
+@pytest.mark.skipif(not SHARED_PROMPTS.is_dir(), reason=f"no public prompt files at {SHARED_PROMPTS}")
+@pytest.mark.parametrize(
+    ("name", "file", "first", "num_dropped"),
+    [
+        ("pick-a-pic", "pickscore.csv", "A curious cat exploring a haunted mansion", 1),
+        ("drawbench", "drawbench.csv", "A red colored car.", 0),
+        (
+            "hpd",
+            "HPD_prompt.csv",
+            "Dwayne the Rock Johnson wrestles Jesus Christ in a WWE match in a hell in a cell.",
+            0,
+        ),
+        ("geneval", "geneval.jsonl", "a photo of a bench", 0),
+    ],
+)
+def test_public_prompt_sets_are_used_as_the_paper_does(name, file, first, num_dropped):
+    chosen = load_prompt_set(name, SHARED_PROMPTS / file, MODELS["sdxl"])
+    assert chosen.prompts[0].text == first
+    assert len(chosen.prompts) == PROTOCOLS[name].num_prompts
+    assert len(chosen.dropped) == num_dropped
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def make_rows(gain: float = 0.1, num_prompts: int = 200, num_seeds: int = 3) -> pd.DataFrame:
+    """Rows of two variants, of which `npnet` is right more often by `gain`, and a judge that agrees with the check."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {
+            "prompt_index": prompt,
+            "category": "even" if prompt % 2 == 0 else "odd",
+            "prompt": str(prompt),
+            "seed": seed,
+            "variant": variant,
+            "arm": variant,
+            "distance": 0.0,
+            "right": bool(rng.random() < 0.5 + gain * (variant == "npnet")),
+            "score": 1.0,
+            "reason": "",
+        }
+        for prompt in range(num_prompts)
+        for seed in range(num_seeds)
+        for variant in ("standard", "npnet")
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(Judge=table["right"] + rng.normal(0, 0.1, len(table)))
+
+
+VARIANTS = [Variant(name, name, 20, 5.5, "ddim") for name in ("standard", "npnet")]
+
+
+def test_effects_are_paired_by_prompt_and_seed():
+    rows = make_rows().sample(frac=1, random_state=0)  # whatever the order
+    right, judge = compare_all(rows, VARIANTS)
+    wide = rows.pivot(index=["prompt_index", "seed"], columns="variant", values="right").astype(int)
+    difference = wide["npnet"] - wide["standard"]
+    assert right.difference.value == pytest.approx(difference.mean())
+    assert right.difference.low < 0.1 < right.difference.high
+    assert right.difference.excludes_zero
+    assert (right.wins.wins, right.wins.ties, right.wins.losses) == (
+        (difference > 0).sum(),
+        (difference == 0).sum(),
+        (difference < 0).sum(),
+    )
+    assert right.rate.value == pytest.approx((difference > 0).mean())
+    assert right.num_prompts == 200
+    assert judge.metric == "Judge"
+    assert judge.wins.ties == 0
+
+
+def test_categories_are_compared_on_their_own():
+    rows = make_rows()
+    table = means_by_category(rows, "right")
+    assert list(table.columns) == ["all", "even", "odd"]
+    assert table.loc["npnet", "even"] == pytest.approx(
+        rows[(rows["variant"] == "npnet") & (rows["category"] == "even")]["right"].mean()
+    )
+    (effect, _) = compare_variant(rows, "npnet", "standard", ["right", "Judge"], "odd")
+    assert effect.num_prompts == 100
+
+
+def test_judges_are_corrected_for_being_several_and_the_check_is_not():
+    rows = make_rows().assign(Other=lambda table: np.random.default_rng(2).normal(size=len(table)))
+    effects = {effect.metric: effect for effect in compare_all(rows, VARIANTS)}
+    assert effects["right"].p_holm == effects["right"].p_value
+    assert effects["Judge"].p_holm == pytest.approx(min(1, 2 * effects["Judge"].p_value))
+
+
+def test_the_report_has_every_figure():
+    rows = make_rows()
+    effects = compare_all(rows, VARIANTS)
+    by_category = [effect for name in ("even", "odd") for effect in compare_all(rows, VARIANTS, name)]
+    text = format_report(rows, effects, by_category)
+    assert f"{100 * rows[rows['variant'] == 'npnet']['right'].mean():.2f}" in text
+    assert "Judge against standard" in text
+    assert "right pictures (%) by category" in text

@@ -1,0 +1,365 @@
+"""A comparison: validation that lets nothing odd through, events in order, a stop that stops, and fairness."""
+
+import math
+import threading
+import time
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden.arms import ARMS
+from golden.compare import (
+    MAX_GUIDANCE,
+    MAX_PROMPT_CHARS,
+    MAX_STEPS,
+    CompareRequest,
+    Comparison,
+    Progress,
+    Rendered,
+    compare,
+    run_comparison,
+    validate,
+)
+from golden.errors import InvalidInput, MissingWeights
+from golden.models import MODELS
+from golden.noise import MAX_SEED, source_noise
+from golden.samplers import SAMPLERS
+from tests.conftest import SIZE
+
+SHORT = CompareRequest("a red star", seed=3, num_inference_steps=3)
+SHAPES, SDXL = MODELS["shapes"], MODELS["sdxl"]
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "A  red\n star. "},
+        {"seed": 0},
+        {"seed": MAX_SEED},
+        {"seed": 5.0},
+        {"num_inference_steps": 1},
+        {"num_inference_steps": float(MAX_STEPS)},
+        {"guidance_scale": 1},
+        {"guidance_scale": MAX_GUIDANCE},
+        {"strength": 0},
+        {"strength": 3},
+        {"sampler": "lcm", "num_inference_steps": 50},
+        {"arms": list(ARMS)},
+    ],
+)
+def test_what_is_allowed(change):
+    request = validate(replace(SHORT, **change), SHAPES)
+    assert type(request.seed) is int
+    assert type(request.num_inference_steps) is int
+    assert type(request.guidance_scale) is float
+    assert type(request.strength) is float
+    assert type(request.arms) is tuple
+    assert request.prompt == " ".join(request.prompt.split())
+    assert validate(request, SHAPES) == request
+
+
+NUMBERS = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    True,
+    False,
+    -1,
+    -0.001,
+    2**40,
+    10**400,
+    10**5000,
+    -(10**5000),
+    1e300,
+    None,
+    "5",
+    "",
+    [5],
+    {},
+    5j,
+    b"5",
+    np.ones(2),
+    torch.ones(1),
+]
+
+
+@pytest.mark.parametrize("name", ["seed", "num_inference_steps", "guidance_scale", "strength"])
+@pytest.mark.parametrize("value", NUMBERS, ids=lambda value: ascii(value)[:12] if type(value) is not int else "int")
+def test_numbers_that_are_refused(name, value):
+    with pytest.raises(InvalidInput, match=r"must be a (whole )?number from") as caught:
+        validate(replace(SHORT, **{name: value}), SHAPES)
+    message = str(caught.value)
+    assert name.split("_")[-1] in message
+    assert len(message) < 150
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 0.5},
+        {"num_inference_steps": 5.5},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 10_000},
+        {"num_inference_steps": MAX_STEPS + 1},
+        {"guidance_scale": 0.5},
+        {"guidance_scale": MAX_GUIDANCE + 0.01},
+        {"strength": 3.01},
+        {"sampler": "DDIM"},
+        {"sampler": ""},
+        {"sampler": None},
+        {"sampler": ["ddim"]},
+        {"sampler": "x" * 10**6},
+        {"sampler": "lcm", "num_inference_steps": 51},
+        {"sampler": "tcd", "num_inference_steps": 51},
+        {"arms": ()},
+        {"arms": None},
+        {"arms": "standard"},
+        {"arms": ("standard", "standard")},
+        {"arms": ("standard", "gold")},
+        {"arms": ("standard", ["npnet"])},
+        {"arms": ("standard", None)},
+        {"prompt": ""},
+        {"prompt": " \n\t"},
+        {"prompt": None},
+        {"prompt": 5},
+        {"prompt": ["a red star"]},
+        {"prompt": "a red dog"},
+        {"prompt": "a red star \ud83d"},
+        {"prompt": "a red star\0"},
+        {"prompt": "a red star " * 500_000},
+    ],
+    ids=lambda change: ascii(change)[:60],
+)
+def test_what_is_refused(change):
+    with pytest.raises(InvalidInput) as caught:
+        validate(replace(SHORT, **change), SHAPES)
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
+
+
+def test_models_other_than_shapes_take_any_text():
+    assert validate(replace(SHORT, prompt="a dog, 犬 🐕"), SDXL).prompt == "a dog, 犬 🐕"
+    assert validate(replace(SHORT, prompt="x" * MAX_PROMPT_CHARS), SDXL)
+    for prompt in ("x" * (MAX_PROMPT_CHARS + 1), "\ud83d", "x" * 5_000_000):
+        with pytest.raises(InvalidInput):
+            validate(replace(SHORT, prompt=prompt), SDXL)
+
+
+anything = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[]), max_size=30)
+    | st.lists(st.integers(), max_size=2)
+    | st.binary(max_size=5)
+)
+
+
+@given(
+    st.builds(
+        CompareRequest,
+        prompt=anything | st.just("a red star"),
+        seed=anything | st.integers(0, 9),
+        num_inference_steps=anything | st.integers(1, 300),
+        guidance_scale=anything | st.floats(1, 30),
+        sampler=anything | st.sampled_from(sorted(SAMPLERS)),
+        strength=anything | st.floats(0, 3),
+        arms=anything | st.lists(st.sampled_from(sorted(ARMS)) | anything, max_size=3).map(tuple),
+    ),
+    st.sampled_from([SHAPES, SDXL]),
+)
+@settings(deadline=None, max_examples=300)
+def test_anything_is_either_valid_or_refused_in_one_line(request, spec):
+    complaint = ""
+    try:
+        valid = validate(request, spec)
+    except InvalidInput as error:
+        complaint = str(error)
+    if complaint:
+        assert "\n" not in complaint
+        assert len(complaint) < 1000
+    else:
+        assert valid.prompt.encode()
+        assert 0 <= valid.seed <= MAX_SEED
+        assert 1 <= valid.num_inference_steps <= MAX_STEPS
+        assert 1 <= valid.guidance_scale <= MAX_GUIDANCE
+        assert validate(valid, spec) == valid
+
+
+def test_a_comparison_validates_before_it_starts(tiny_shapes):
+    with pytest.raises(InvalidInput, match="'dog'"):
+        next(compare(replace(SHORT, prompt="a red dog"), tiny_shapes))
+    assert not comparison_threads()
+    assert not tiny_shapes.lock.locked()
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def test_events_come_in_order(tiny_shapes):
+    events = list(compare(SHORT, tiny_shapes))
+    assert [(event.step, event.num_steps) for event in events[:3]] == [(1, 3), (2, 3), (3, 3)]
+    assert all(isinstance(event, Progress) for event in events[:3])
+    assert isinstance(events[3], Rendered)
+    assert isinstance(events[4], Comparison)
+    assert len(events) == 5
+    comparison = events[4]
+    assert comparison.request == SHORT
+    assert comparison.images is events[3].images
+    assert list(comparison.images) == list(comparison.noises) == list(comparison.verdicts) == ["standard", "npnet"]
+    assert {image.size for image in comparison.images.values()} == {(8 * SIZE, 8 * SIZE)}
+    assert torch.equal(comparison.noises["standard"], source_noise([3], (4, SIZE, SIZE))[0])
+    assert 0 < comparison.npnet_seconds < comparison.total_seconds
+    assert 0 < comparison.overhead < 10
+    assert all(verdict.reasons for verdict in comparison.verdicts.values())
+
+
+def test_previews_show_every_arm(tiny_shapes, monkeypatch):
+    monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 10**9)
+    progress = [event for event in compare(SHORT, tiny_shapes) if isinstance(event, Progress)]
+    assert [len(event.previews) for event in progress] == [2, 2, 0]  # the last step is followed by the picture itself
+    assert progress[0].previews[0].size == (8 * SIZE, 8 * SIZE)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_runs(tiny_shapes, sampler):
+    events = list(compare(replace(SHORT, sampler=sampler), tiny_shapes))
+    steps = [(event.step, event.num_steps) for event in events[:-2]]
+    assert steps == [(step, len(steps)) for step in range(1, len(steps) + 1)]
+
+
+def test_every_arm_at_once(tiny_shapes):
+    comparison = run_comparison(replace(SHORT, arms=tuple(ARMS)), tiny_shapes)
+    assert list(comparison.images) == list(ARMS)
+    assert comparison.images["standard"].tobytes() != comparison.images["npnet"].tobytes()
+
+
+def test_only_shapes_are_checked(tiny_model):
+    assert run_comparison(replace(SHORT, prompt="a dog"), tiny_model).verdicts == {}
+
+
+def test_a_model_without_npnet_says_so(tiny_shapes):
+    bare = replace(tiny_shapes, npnet=None)
+    with pytest.raises(MissingWeights, match="no NPNet"):
+        run_comparison(SHORT, bare)
+    assert run_comparison(replace(SHORT, arms=("standard", "inversion")), bare).npnet_seconds == 0
+
+
+# --- stop -------------------------------------------------------------------------------------------------------------
+
+
+def comparison_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "compare"]
+
+
+@pytest.mark.timeout(60)
+def test_closing_the_generator_stops_within_one_step(tiny_shapes, replace_unet):
+    """The network waits in its third step until the generator is being closed: so nothing depends on speed."""
+    go_on = threading.Event()
+
+    def epsilon(x, t, level):
+        if len(asked) == 3:
+            go_on.wait(30)
+        return 0.5 * x
+
+    asked = replace_unet(epsilon)
+    scheduler = tiny_shapes.pipeline.scheduler
+    events = compare(replace(SHORT, num_inference_steps=50), tiny_shapes)
+    assert next(events).step == 1
+    while len(asked) < 3:
+        time.sleep(0.01)
+    threading.Timer(0.2, go_on.set).start()
+    events.close()  # while the third step is under way
+    assert len(asked) == 3
+    assert not comparison_threads()
+    assert not tiny_shapes.lock.locked()
+    assert tiny_shapes.pipeline.scheduler is scheduler
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_waits_for_its_turn_says_so_and_can_be_stopped(tiny_shapes):
+    with tiny_shapes.lock:
+        events = compare(SHORT, tiny_shapes)
+        assert next(events) == Progress(0, 3)
+        events.close()
+        assert not comparison_threads()
+        waiting = compare(SHORT, tiny_shapes)
+        assert next(waiting) == Progress(0, 3)
+    assert isinstance(list(waiting)[-1], Comparison)
+
+
+def test_a_failure_reaches_the_caller_and_the_next_run_works(tiny_shapes, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("golden.compare.decode", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            run_comparison(SHORT, tiny_shapes)
+    assert not tiny_shapes.lock.locked()
+    assert run_comparison(SHORT, tiny_shapes)
+
+
+# --- fairness ---------------------------------------------------------------------------------------------------------
+
+
+def pixels(comparison: Comparison, arm: str) -> np.ndarray:
+    return np.asarray(comparison.images[arm], int)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler_a", "lcm"])
+def test_equal_noise_gives_equal_pictures(tiny_shapes, sampler):
+    """At strength 0 the arms differ in their names alone."""
+    arms = ("standard", "npnet", "inversion", "random")
+    comparison = run_comparison(replace(SHORT, sampler=sampler, strength=0.0, arms=arms), tiny_shapes)
+    for arm in arms[1:]:
+        assert torch.equal(comparison.noises[arm], comparison.noises["standard"])
+        assert np.abs(pixels(comparison, arm) - pixels(comparison, "standard")).max() <= 1
+
+
+def test_an_arm_does_not_depend_on_its_company(tiny_shapes):
+    both = run_comparison(SHORT, tiny_shapes)
+    for arm in SHORT.arms:
+        alone = run_comparison(replace(SHORT, arms=(arm,)), tiny_shapes)
+        assert np.abs(pixels(alone, arm) - pixels(both, arm)).max() <= 1
+
+
+def test_the_same_request_gives_the_same_pictures(tiny_shapes):
+    first, second = run_comparison(SHORT, tiny_shapes), run_comparison(SHORT, tiny_shapes)
+    other = run_comparison(replace(SHORT, seed=4), tiny_shapes)
+    for arm in SHORT.arms:
+        assert first.images[arm].tobytes() == second.images[arm].tobytes() != other.images[arm].tobytes()
+        assert torch.equal(first.noises[arm], second.noises[arm])
+    assert first.verdicts == second.verdicts
+
+
+@pytest.mark.timeout(120)
+def test_two_at_once_do_not_mix(tiny_shapes):
+    requests = [
+        replace(SHORT, prompt=prompt, seed=seed, sampler=sampler, num_inference_steps=steps)
+        for prompt, seed, sampler, steps in [
+            ("a red star", 1, "ddim", 4),
+            ("two blue hearts", 2, "euler_a", 3),
+            ("a circle above a cross", 3, "dpm", 5),
+        ]
+    ]
+    alone = [run_comparison(request, tiny_shapes) for request in requests]
+    results: dict[int, Comparison] = {}
+
+    def run(index: int) -> None:
+        results[index] = run_comparison(requests[index], tiny_shapes)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, expected in enumerate(alone):
+        assert astuple(results[index].request) == astuple(expected.request)
+        for arm in SHORT.arms:
+            assert results[index].images[arm].tobytes() == expected.images[arm].tobytes()

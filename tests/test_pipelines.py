@@ -1,0 +1,312 @@
+"""Pipelines: prompts are encoded once, a batch is denoised as diffusers would, and nothing is left changed."""
+
+import inspect
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from golden import pipelines
+from golden.compare import CompareRequest, load_model, run_comparison
+from golden.errors import GoldenError, InvalidInput, MissingWeights
+from golden.models import MODELS, find_model
+from golden.noise import redenoise, source_noise
+from golden.pipelines import (
+    decode,
+    denoise,
+    encode_prompts,
+    images_to_pixels,
+    latent_shape,
+    load_pipeline,
+    pixels_to_images,
+    repeat_embeddings,
+)
+from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
+
+SHAPE = (4, SIZE, SIZE)
+
+
+@pytest.fixture(params=["tiny_model", "tiny_hunyuan"])
+def any_model(request):
+    return request.getfixturevalue(request.param)
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def num_encoded(tiny_model, monkeypatch) -> list[str]:
+    """An empty cache, and every prompt that the text encoders are asked for."""
+    encode, asked = tiny_model.pipeline.encode_prompt, []
+
+    def listen(prompts, **kwargs):
+        asked.extend(prompts)
+        return encode(prompts, **kwargs)
+
+    monkeypatch.setattr(tiny_model.pipeline, "encode_prompt", listen)
+    tiny_model.pipeline.__dict__.pop("_golden_embeddings", None)
+    yield asked
+    tiny_model.pipeline.__dict__.pop("_golden_embeddings", None)
+
+
+def test_a_prompt_is_encoded_once_and_rows_keep_their_order(tiny_model, num_encoded):
+    pipeline = tiny_model.pipeline
+    first = encode_prompts(pipeline, ["b", "a", "b"])
+    assert num_encoded == ["b", "a"]
+    second = encode_prompts(pipeline, ["a", "c", "b"])
+    assert num_encoded == ["b", "a", "c"]
+    assert {name: value.shape[0] for name, value in first.items()} == dict.fromkeys(first, 3)
+    for name in first:
+        assert torch.equal(first[name][0], first[name][2])
+        assert torch.equal(first[name][:2], second[name][[2, 0]])
+    assert not torch.equal(first["prompt_embeds"][0], first["prompt_embeds"][1])
+
+
+def test_a_batch_is_encoded_as_one_by_one(any_model):
+    prompts = ["a red star", "two hearts and much, much more", ""]
+    together = encode_prompts(any_model.pipeline, prompts)
+    any_model.pipeline.__dict__.pop("_golden_embeddings")
+    for index, prompt in enumerate(prompts):
+        for name, value in encode_prompts(any_model.pipeline, [prompt]).items():
+            assert torch.allclose(value, together[name][index : index + 1], atol=1e-5)
+
+
+def test_what_a_caller_does_to_embeddings_stays_with_the_caller(tiny_model, num_encoded):
+    embeddings = encode_prompts(tiny_model.pipeline, ["a"])
+    before = embeddings["prompt_embeds"].clone()
+    embeddings["prompt_embeds"].zero_()
+    assert torch.equal(encode_prompts(tiny_model.pipeline, ["a"])["prompt_embeds"], before)
+
+
+def test_embeddings_can_be_trained_on(tiny_model):
+    """Tensors made in inference mode cannot; those that leave the cache are plain."""
+    weight = torch.ones(EMBEDDING_DIM, requires_grad=True)
+    (encode_prompts(tiny_model.pipeline, ["a"])["prompt_embeds"] * weight).square().sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+def test_the_cache_has_an_end(tiny_model, num_encoded, monkeypatch):
+    row = sum(value.nbytes for value in encode_prompts(tiny_model.pipeline, ["a"]).values())
+    monkeypatch.setattr(pipelines, "_CACHE_BYTES", 3 * row)
+    monkeypatch.setattr(pipelines, "_ENCODED_AT_ONCE", 2)
+    embeddings = encode_prompts(tiny_model.pipeline, list("abcdefg"))
+    assert len(embeddings["prompt_embeds"]) == 7
+    assert list(tiny_model.pipeline._golden_embeddings) == ["e", "f", "g"]
+    del num_encoded[:]
+    assert torch.equal(encode_prompts(tiny_model.pipeline, ["a"])["prompt_embeds"], embeddings["prompt_embeds"][:1])
+    assert num_encoded == ["a"]
+
+
+def test_embeddings_are_arguments_of_the_pipelines_call(any_model):
+    embeddings = encode_prompts(any_model.pipeline, ["a star", "a heart"])
+    assert set(embeddings) <= set(inspect.signature(any_model.pipeline.__call__).parameters)
+    assert embeddings["prompt_embeds"].shape == (2, NUM_TOKENS, EMBEDDING_DIM)
+    repeated = repeat_embeddings(embeddings, 2)
+    for name, value in embeddings.items():
+        assert torch.equal(repeated[name], torch.cat([value, value]))
+
+
+# --- denoise ----------------------------------------------------------------------------------------------------------
+
+
+def test_denoise_is_the_pipelines_own_call(any_model):
+    pipeline = any_model.pipeline
+    own = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+    noise = source_noise([1, 2], SHAPE)
+    prompts = ["a red star", "a blue heart"]
+    latents = denoise(
+        pipeline, noise, encode_prompts(pipeline, prompts), [0, 0], num_inference_steps=3, guidance_scale=4.0
+    )
+    arguments = {"use_resolution_binning": False} if "Hunyuan" in type(pipeline).__name__ else {}
+    before = pipeline.scheduler
+    try:
+        pipeline.scheduler = own
+        expected = pipeline(
+            prompts,
+            latents=noise,
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            output_type="latent",
+            **arguments,
+        ).images
+    finally:
+        pipeline.scheduler = before
+    assert torch.allclose(latents, expected, atol=1e-4)
+    assert latents.shape == noise.shape
+
+
+def test_denoise_takes_other_sizes_and_shapes(any_model):
+    noise = source_noise([1], (4, SIZE, 2 * SIZE))
+    embeddings = encode_prompts(any_model.pipeline, ["a star"])
+    latents = denoise(any_model.pipeline, noise, embeddings, [0], num_inference_steps=1, guidance_scale=2.0)
+    assert latents.shape == noise.shape
+    assert decode(any_model.pipeline, latents)[0].size == (16 * SIZE, 8 * SIZE)
+
+
+def test_on_step_counts_and_shows(any_model):
+    seen = []
+    noise = source_noise([1, 2], SHAPE)
+    latents = denoise(
+        any_model.pipeline,
+        noise,
+        encode_prompts(any_model.pipeline, ["a star", "a heart"]),
+        [0, 0],
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        on_step=lambda *arguments: seen.append(arguments),
+    )
+    assert [(step, num_steps) for step, num_steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all(estimate.shape == latents.shape for _, _, estimate in seen)
+
+
+def test_an_exception_stops_the_run_and_the_scheduler_comes_back(any_model):
+    pipeline = any_model.pipeline
+    scheduler, steps = pipeline.scheduler, []
+    config = dict(scheduler.config)
+
+    def stop(step, num_steps, clean_estimate):
+        steps.append(step)
+        assert pipeline.scheduler is not scheduler
+        if step == 2:
+            raise KeyboardInterrupt
+
+    noise, embeddings = source_noise([1], SHAPE), encode_prompts(pipeline, ["a star"])
+    arguments = {"num_inference_steps": 5, "guidance_scale": 2.0}
+    with pytest.raises(KeyboardInterrupt):
+        denoise(pipeline, noise, embeddings, [0], on_step=stop, **arguments)
+    assert steps == [1, 2]
+    assert pipeline.scheduler is scheduler
+    assert dict(scheduler.config) == config
+    with pytest.raises(InvalidInput):
+        denoise(pipeline, noise, embeddings, [0], sampler="nothing", **arguments)
+    assert pipeline.scheduler is scheduler
+    assert denoise(pipeline, noise, embeddings, [0], **arguments).isfinite().all()
+
+
+def test_redenoise_works_for_every_class(any_model):
+    source = source_noise([1], SHAPE)
+    target = redenoise(any_model.pipeline, source, encode_prompts(any_model.pipeline, ["a star"]))
+    assert target.isfinite().all()
+    assert not torch.equal(target, source)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_latent_shape(any_model):
+    assert latent_shape(any_model.pipeline) == SHAPE
+    assert latent_shape(any_model.pipeline, height=128, width=256) == (4, 16, 32)
+
+
+def test_decode_is_the_pipelines_own(tiny_model):
+    latents = source_noise([1, 2], SHAPE)
+    pictures = decode(tiny_model.pipeline, latents)
+    with torch.inference_mode():
+        decoded = tiny_model.pipeline.vae.decode(latents / tiny_model.pipeline.vae.config.scaling_factor).sample
+    expected = tiny_model.pipeline.image_processor.postprocess(decoded, output_type="pil")
+    assert [picture.size for picture in pictures] == [(8 * SIZE, 8 * SIZE)] * 2
+    for picture, other in zip(pictures, expected, strict=True):
+        assert np.abs(np.asarray(picture, int) - np.asarray(other, int)).max() <= 1
+
+
+def test_pictures_survive_the_way_to_pixels_and_back():
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)) for _ in range(2)]
+    pixels = images_to_pixels(pictures)
+    assert pixels.shape == (2, 3, 6, 9)
+    assert pixels.min() >= -1
+    assert pixels.max() <= 1
+    assert [p.tobytes() for p in pixels_to_images(pixels)] == [p.tobytes() for p in pictures]
+    far = torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert np.asarray(pixels_to_images(far)[0])[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_loaded_as_the_class_it_names(tiny_sdxl_folder, tiny_hunyuan_folder):
+    spec = find_model(tiny_hunyuan_folder)
+    assert spec.pipeline == "HunyuanDiTPipeline"
+    assert (spec.repo, spec.npnet, spec.is_shapes) == (tiny_hunyuan_folder, None, False)
+    assert spec.guidance_scale == MODELS["hunyuan-dit"].guidance_scale
+    assert find_model(tiny_sdxl_folder).pipeline == "StableDiffusionXLPipeline"
+    assert load_model(tiny_sdxl_folder).npnet is None
+
+
+def write_index(folder: Path, text: str) -> str:
+    folder.mkdir()
+    (folder / "model_index.json").write_text(text)
+    return str(folder)
+
+
+def test_a_folder_does_not_pass_for_a_registered_model_by_its_name(tmp_path):
+    spec = find_model(write_index(tmp_path / "shapes", json.dumps({"_class_name": "StableDiffusionXLPipeline"})))
+    assert not spec.is_shapes
+    assert spec.title == "shapes"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"_class_name": "FluxPipeline"}', "class 'FluxPipeline'"),
+        ("not json", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+    ],
+)
+def test_a_folder_of_another_kind(tmp_path, text, says):
+    with pytest.raises(InvalidInput, match=says):
+        find_model(write_index(tmp_path / "folder", text))
+
+
+@pytest.mark.parametrize("name", ["", "absent", "/", "sdxl2"])
+def test_an_unknown_model_lists_the_known_ones(name):
+    with pytest.raises(InvalidInput, match="choose one of shapes, sdxl, dreamshaper, hunyuan-dit"):
+        find_model(name)
+
+
+def assert_refused_in_one_line(spec) -> None:
+    with pytest.raises(GoldenError) as caught:
+        load_pipeline(spec)
+    message = str(caught.value)
+    assert spec.repo in message
+    assert "\n" not in message
+
+
+def test_a_model_that_is_not_on_this_machine(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    spec = replace(MODELS["sdxl"], repo="golden-tests/there-is-no-such-model")
+    assert_refused_in_one_line(spec)
+    with pytest.raises(MissingWeights, match="--model"):
+        load_pipeline(spec)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_folder(tiny_sdxl_folder, tmp_path, part, damage):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in Path(tiny_sdxl_folder).iterdir():
+        if path.name != part:
+            (folder / path.name).symlink_to(path)
+    (folder / part).mkdir()
+    for path in (Path(tiny_sdxl_folder) / part).iterdir():
+        data = path.read_bytes()
+        if path.suffix != ".safetensors":
+            (folder / part / path.name).write_bytes(data)
+        elif damage == "cut":
+            (folder / part / path.name).write_bytes(data[: len(data) // 2])
+    assert_refused_in_one_line(find_model(str(folder)))
+
+
+def test_a_comparison_runs_on_hunyuan(tiny_hunyuan):
+    request = CompareRequest("a red star", num_inference_steps=2, arms=("standard", "npnet", "inversion"))
+    comparison = run_comparison(request, tiny_hunyuan)
+    assert list(comparison.images) == ["standard", "npnet", "inversion"]
+    assert comparison.verdicts == {}

@@ -1,0 +1,156 @@
+"""The benchmark's statistics: equal to scipy and statsmodels, and right about simulated data whose truth is known."""
+
+import math
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+from eval.statistics import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_means,
+    cluster_means,
+    cluster_sign_test,
+    clusters_needed,
+    count_wins,
+    holm,
+    sample_size,
+    sign_test,
+    t_test_power,
+)
+
+RNG_SEED = 20240
+
+
+def simulate_differences(rng: np.random.Generator, num_prompts: int, num_seeds: int, gain: float) -> np.ndarray:
+    """(num_prompts, num_seeds) of -1, 0, 1: right or wrong of two arms, whose rates of success differ by `gain`.
+
+    Prompts are easy or hard, and gain more or less, as real ones do; the mean difference over prompts is `gain`.
+    """
+    base = rng.beta(2, 1.5, num_prompts)[:, None] * (1 - 2 * abs(gain)) + abs(gain)
+    better = base + gain * 2 * rng.random((num_prompts, 1))
+    shape = (num_prompts, num_seeds)
+    return (rng.random(shape) < better).astype(int) - (rng.random(shape) < base).astype(int)
+
+
+@pytest.mark.parametrize(("num_prompts", "num_seeds", "gain"), [(80, 4, 0.05), (12, 2, 0.0)])
+def test_interval_covers_the_true_effect(num_prompts, num_seeds, gain):
+    rng = np.random.default_rng(RNG_SEED)
+    clusters = np.repeat(np.arange(num_prompts), num_seeds)
+    num_covered = 0
+    for index in range(1000):
+        values = simulate_differences(rng, num_prompts, num_seeds, gain).ravel()
+        interval = bootstrap_mean(values, clusters, num_resamples=1000, seed=index)
+        num_covered += interval.low <= gain <= interval.high
+    assert 930 <= num_covered <= 970
+
+
+def test_interval_that_ignored_prompts_would_be_too_narrow():
+    rng = np.random.default_rng(RNG_SEED)
+    # Every seed of a prompt shares the prompt's own gain, so that 4 seeds say little more than 1.
+    values = np.repeat(rng.normal(0, 1, 100), 4)
+    clustered = bootstrap_mean(values, np.repeat(np.arange(100), 4))
+    pretended = bootstrap_mean(values, np.arange(400))
+    width, pretended_width = clustered.high - clustered.low, pretended.high - pretended.low
+    assert width == pytest.approx(2 * pretended_width, rel=0.1)
+
+
+def test_interval_agrees_with_scipy_where_every_cluster_is_one_value():
+    values = np.random.default_rng(RNG_SEED).exponential(size=200)
+    ours = bootstrap_mean(values, np.arange(200))
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.low, abs=0.01)
+    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+
+
+def test_interval_weighs_clusters_by_their_size():
+    values, clusters = [1.0, 1.0, 1.0, 0.0], [7, 7, 7, 9]
+    interval = bootstrap_mean(values, clusters)
+    assert interval.value == 0.75  # not the mean of cluster means
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_columns_share_one_bootstrap_and_the_seed_decides():
+    rng = np.random.default_rng(RNG_SEED)
+    table, clusters = rng.normal(size=(90, 3)), np.repeat(np.arange(30), 3)
+    together = bootstrap_means(table, clusters)
+    for interval, column in zip(together, table.T, strict=True):
+        assert astuple(interval) == pytest.approx(astuple(bootstrap_mean(column, clusters)))
+    assert together == bootstrap_means(table, clusters)
+    assert together != bootstrap_means(table, clusters, seed=1)
+    assert bootstrap_means(np.zeros((4, 1)), [0, 0, 1, 1]) == [Interval(0.0, 0.0, 0.0)]
+
+
+def test_one_cluster_has_no_interval():
+    interval = bootstrap_mean([1.0, 2.0], [0, 0])
+    assert interval.value == 1.5
+    assert math.isnan(interval.low)
+    assert not interval.excludes_zero
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0]]])
+def test_unfit_values_are_refused(values):
+    with pytest.raises(ValueError, match="values must be"):
+        bootstrap_mean(values, np.arange(len(values)))
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (8, 2), (2, 8), (60, 41), (310, 243)])
+def test_sign_test_is_the_binomial_sum(wins, losses):
+    n, fewer = wins + losses, min(wins, losses)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    assert sign_test(wins, losses) == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_sign_test_over_prompts_counts_a_prompt_once():
+    differences = [1, 1, 1, 1, -1, -1, 1, -1, 0.1 + 0.2, -0.3]
+    clusters = [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert cluster_means(differences, clusters)[:3].tolist() == [1, -1, 0]
+    assert cluster_sign_test(differences, clusters) == 1.0  # one prompt won, one lost, two tied
+    assert cluster_sign_test([1.0] * 12, np.repeat(np.arange(6), 2)) == pytest.approx(2 / 2**6)
+
+
+def test_sign_test_is_never_too_eager():
+    rng = np.random.default_rng(RNG_SEED)
+    clusters = np.repeat(np.arange(60), 4)
+    p_values = [cluster_sign_test(simulate_differences(rng, 60, 4, 0.0).ravel(), clusters) for _ in range(500)]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.07
+
+
+def test_ties_are_counted_and_are_no_wins():
+    wins = count_wins([0.2, 0.0, -0.1, 0.3])
+    assert (wins.wins, wins.ties, wins.losses, wins.rate) == (2, 1, 1, 0.5)
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005, 0.2, 0.9], [0.5, 0.5], [0.001], [0.02, 0.02, 0.02]])
+def test_holm_agrees_with_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+@pytest.mark.parametrize("effect", [2.0, 0.8, -0.5, 0.2, 0.05, 0.01])
+@pytest.mark.parametrize("power", [0.8, 0.95])
+def test_sample_size_agrees_with_statsmodels(effect, power):
+    expected = math.ceil(TTestPower().solve_power(abs(effect), alpha=0.05, power=power))
+    assert sample_size(effect, power=power) == pytest.approx(expected, abs=1)
+    size = sample_size(effect, power=power)
+    assert t_test_power(abs(effect), size) == pytest.approx(TTestPower().power(abs(effect), size, 0.05), abs=1e-6)
+
+
+def test_prompts_needed_show_the_effect_in_four_of_five_studies():
+    rng = np.random.default_rng(RNG_SEED)
+    pilot = simulate_differences(rng, 4000, 2, 0.12)
+    needed = clusters_needed(pilot.ravel(), np.repeat(np.arange(4000), 2))
+    studies = [simulate_differences(rng, needed, 2, 0.12).mean(1) for _ in range(500)]
+    found = np.mean([stats.ttest_1samp(study, 0).pvalue < 0.05 for study in studies])
+    assert 0.74 < found < 0.86
+
+
+def test_no_effect_needs_no_number():
+    assert clusters_needed([0.0, 0.0, 0.0], [0, 1, 2]) is None
+    assert clusters_needed([1.0, -1.0], [0, 1]) is None
+    assert clusters_needed([1.0, 1.0], [0, 1]) is None
+    assert clusters_needed([1.0], [0]) is None
