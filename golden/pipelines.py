@@ -37,7 +37,7 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     try:
         pipeline = getattr(diffusers, spec.pipeline).from_pretrained(
             spec.repo,
-            torch_dtype=dtype,
+            dtype=dtype,
             revision=spec.revision,
             variant=spec.variant,
             use_safetensors=True,
@@ -52,7 +52,7 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
             f"and give its folder with --model ({reason})."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline.to(device, dtype)
 
 
 def latent_shape(pipeline: Any, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:

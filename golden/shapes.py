@@ -409,6 +409,7 @@ _PURE_SHARE = 0.8
 _MIN_AREA = 48
 _MIN_OVERLAP = 0.82
 _GRID = 32
+_ROUNDINGS = (0.0, 0.1, 0.2)
 
 
 def find_objects(image: Image.Image) -> tuple[str | None, list[Found]]:
@@ -463,22 +464,34 @@ def _name_shape(solid: np.ndarray) -> str | None:
     grid = np.asarray(scaled, np.float32) / 255
     best, best_overlap = None, _MIN_OVERLAP
     for shape in SHAPES:
-        template, template_aspect = _template(shape)
-        overlap = np.minimum(grid, template).sum() / np.maximum(grid, template).sum()
-        if overlap > best_overlap and 0.75 < aspect / template_aspect < 1.33:
-            best, best_overlap = shape, overlap
+        for rounding in _ROUNDINGS:
+            template, template_aspect = _template(shape, rounding)
+            overlap = np.minimum(grid, template).sum() / np.maximum(grid, template).sum()
+            if overlap > best_overlap and 0.75 < aspect / template_aspect < 1.33:
+                best, best_overlap = shape, overlap
     return best
 
 
 @cache
-def _template(shape: str) -> tuple[np.ndarray, float]:
-    """A shape's coverage of its own bounding box on a (_GRID, _GRID) grid, and the box's aspect ratio."""
-    outline = _outline(shape)
-    extent = outline.max(0) - outline.min(0)
-    canvas = Image.new("L", (_GRID * 8, _GRID * 8), 0)
-    points = (outline - outline.min(0)) / extent * (_GRID * 8 - 1)
-    ImageDraw.Draw(canvas).polygon([tuple(point) for point in points], fill=255)
-    return np.asarray(canvas.reduce(8), np.float32) / 255, float(extent[0] / extent[1])
+def _template(shape: str, rounding: float) -> tuple[np.ndarray, float]:
+    """A shape's coverage of its own bounding box on a (_GRID, _GRID) grid, and the box's aspect ratio.
+
+    `rounding` is the radius of its corners in units of the shape's own: an autoencoder blunts the points of a star.
+    """
+    side, margin = 256, 8
+    canvas = Image.new("1", (side + 2 * margin,) * 2)
+    points = (_outline(shape) + 1) / 2 * side + margin
+    ImageDraw.Draw(canvas).polygon([tuple(point) for point in points], fill=1)
+    mask = np.asarray(canvas)
+    if rounding:
+        # Opening: what a disc of that radius can sweep without leaving the shape.
+        radius = rounding * side / 2
+        core = ndimage.distance_transform_edt(mask) > radius
+        mask = ndimage.distance_transform_edt(~core) <= radius
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scaled = Image.fromarray(mask.astype(np.uint8) * 255).resize((_GRID, _GRID), Image.Resampling.BOX)
+    return np.asarray(scaled, np.float32) / 255, mask.shape[1] / mask.shape[0]
 
 
 def check_image(caption: str | Request, image: Image.Image) -> Verdict:

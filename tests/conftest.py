@@ -224,6 +224,17 @@ def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
 
 
 @pytest.fixture
+def tiny_controlnet(tiny_model) -> diffusers.StableDiffusionXLControlNetPipeline:
+    """The tiny SDXL steered by a ControlNet that, as made, says nothing yet."""
+    pipeline = tiny_model.pipeline
+    controlnet = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_channels=3).eval()
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    steered = diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=controlnet, add_watermarker=False)
+    steered.set_progress_bar_config(disable=True)
+    return steered
+
+
+@pytest.fixture
 def replace_unet(tiny_model, monkeypatch) -> Callable:
     """Put `epsilon(x, t, levels)` in the place of the tiny UNet; answers with a list of the timesteps it is asked at.
 

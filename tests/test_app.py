@@ -128,6 +128,7 @@ def test_compare_streams_its_progress(client):
         ([PROMPT, 0, 2, 5.5, 7], "Unknown sampler"),
         ([PROMPT, 0, 2, 5.5, "ddim", 99], "The strength must be a number from 0 to 3, got 99."),
     ],
+    ids=range(22),
 )
 def test_bad_input_gets_one_sentence(url, values, sentence):
     defaults = [PROMPT, 0, 2, 5.5, "ddim", 1.0]
@@ -154,7 +155,9 @@ def call(url: str, data: list) -> tuple[str, dict]:
     raise AssertionError("the stream ended without an answer")
 
 
-@pytest.mark.parametrize("body", ["", "[]", "null", '{"data": 3}', '{"data": []}', '{"data": [1, 2, 3, 4, 5, 6, 7, 8]}', "{"])
+@pytest.mark.parametrize(
+    "body", ["", "[]", "null", '{"data": 3}', '{"data": []}', '{"data": [1, 2, 3, 4, 5, 6, 7, 8]}', "{"]
+)
 def test_a_malformed_request_is_refused_and_the_next_is_served(url, client, body):
     endpoint = f"{url}gradio_api/call/compare"
     answer = httpx.post(endpoint, content=body, headers={"content-type": "application/json"}, timeout=30)
@@ -249,14 +252,25 @@ def test_text_is_escaped_everywhere():
     bad = "<script>alert(1)</script>"
     verdict = Verdict(False, (bad,), (("count", False),))
     card = app.show_card(replace(app.MODELS["sdxl"], title=bad, repo=bad), loaded=True)
-    for html in (app.show_status(bad, "error"), app.show_verdict(verdict), app.show_reveal(("npnet", "standard"), {"npnet": verdict}), card):
+    for html in (
+        app.show_status(bad, "error"),
+        app.show_verdict(verdict),
+        app.show_reveal(("npnet", "standard"), {"npnet": verdict}),
+        card,
+    ):
         assert "<script" not in html
         assert "&lt;script&gt;" in html
 
 
 @pytest.mark.parametrize(
     ("standard", "golden", "winner"),
-    [(RIGHT, RIGHT, None), (RIGHT, WRONG, "standard"), (WRONG, RIGHT, "npnet"), (HALF, WRONG, "standard"), (WRONG, WRONG, None)],
+    [
+        (RIGHT, RIGHT, None),
+        (RIGHT, WRONG, "standard"),
+        (WRONG, RIGHT, "npnet"),
+        (HALF, WRONG, "standard"),
+        (WRONG, WRONG, None),
+    ],
 )
 def test_the_winner_is_right_alone_or_in_more(standard, golden, winner):
     assert app.find_winner({"standard": standard, "npnet": golden}) == winner
@@ -269,7 +283,10 @@ def test_nobody_wins_alone():
 
 def test_the_tally_counts_decided_votes():
     request = CompareRequest(PROMPT)
-    votes = [session.count_vote(request, ("npnet", "standard"), vote) for vote in ("left", "left", "right", "tie", "both bad")]
+    votes = [
+        session.count_vote(request, ("npnet", "standard"), vote)
+        for vote in ("left", "left", "right", "tie", "both bad")
+    ]
     html = app.show_tally(votes)
     assert "2 of 3" in html
     assert "67 %" in html

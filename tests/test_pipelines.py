@@ -196,6 +196,20 @@ def test_redenoise_works_for_every_class(any_model):
     assert not torch.equal(target, source)
 
 
+def test_a_controlnet_gets_its_picture(tiny_model, tiny_controlnet):
+    noise, embeddings = source_noise([1, 2], SHAPE), encode_prompts(tiny_controlnet, ["a star", "a heart"])
+    arguments = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    edges = Image.new("RGB", (8 * SIZE, 8 * SIZE), "white")
+    free = denoise(tiny_model.pipeline, noise, embeddings, [0, 0], **arguments)
+    steered = denoise(tiny_controlnet, noise, embeddings, [0, 0], image=edges, **arguments)
+    assert torch.allclose(steered, free, atol=1e-4)  # a new ControlNet ends in zeros
+    with torch.no_grad():
+        tiny_controlnet.controlnet.controlnet_mid_block.bias.fill_(1.0)
+    steered = denoise(tiny_controlnet, noise, embeddings, [0, 0], image=edges, **arguments)
+    assert steered.shape == noise.shape
+    assert not torch.allclose(steered, free, atol=1e-3)
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -31,6 +32,8 @@ from golden.judges.inputs import openai_vocabulary
 
 PACKAGES = ["hpsv2==1.2.0", "image-reward==1.5", "transformers==4.55.4", "timm==0.6.13", "clip-anytorch"]
 PACKAGES += ["torch", "torchvision", "einops"]
+# Pillow 13 resizes some images otherwise than 12, by up to 13 of 255: both sides must have the same.
+PACKAGES += [f"pillow=={PIL.__version__}"]
 # clip imports pkg_resources, which later versions no longer have.
 PACKAGES += ["setuptools<80"]
 # Its own requirements ask for newer versions than those above; of it, only the MPS module is used.

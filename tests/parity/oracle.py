@@ -188,11 +188,24 @@ def image_reward(work, images, prompts):
     )
 
 
+def get_text_features(model, input_ids):
+    """The port's own, without the arguments that this transformers no longer takes."""
+    output = model.text_model(input_ids=input_ids)
+    return model.text_projection(output.last_hidden_state), model.text_projection(output.pooler_output)
+
+
+def get_image_features(model, pixel_values):
+    """As `get_text_features`."""
+    return model.visual_projection(model.vision_model(pixel_values=pixel_values).last_hidden_state)
+
+
 def mps(work, images, prompts):
     """The port's package, imscore, with the official pixels and tokens: the official code is on no package index."""
     from imscore.mps import model as port
 
     port.XCLIPModel.from_pretrained = classmethod(lambda cls, name: cls(clip_config()))
+    # The port was written for a transformers whose towers took more arguments.
+    port.XCLIPModel.get_text_features, port.XCLIPModel.get_image_features = get_text_features, get_image_features
     model, processor = port.CLIPModel(), clip_processor(work)
     model.model.text_model.eos_token_id = 2
     model = filled(model)
