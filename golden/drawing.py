@@ -1,6 +1,7 @@
 """Pictures of noise, and a grid of comparisons as one picture with labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 
 import torch
@@ -70,7 +71,7 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
 def draw_grid(
     rows: Sequence[str],
     columns: Sequence[str],
-    cells: dict[tuple[int, int], tuple[Sequence[Image.Image], str | None]],
+    cells: Mapping[tuple[int, int], tuple[Sequence[Image.Image], str | None]],
     title: str = "",
     side: int = 96,
 ) -> Image.Image:
@@ -127,15 +128,15 @@ def _draw_map(draw: ImageDraw.ImageDraw, top: int, rows: Sequence[str], columns:
         left += 34 + int(draw.textlength(words, _font(13)))
 
 
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
 def _shorten(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
-    text = " ".join(text.split())
-    if draw.textlength(text, _font(size)) <= width:
-        return text
-    while text and draw.textlength(text + "...", _font(size)) > width:
-        text = text[:-1]
-    return text + "..."
+    whole = " ".join(text.split())
+    shown = whole[: width // 2]  # no text has letters of under two pixels on average
+    while shown and draw.textlength(shown + "..." * (shown != whole), _font(size)) > width:
+        shown = shown[:-1]
+    return shown + "..." * (shown != whole)

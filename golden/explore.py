@@ -47,7 +47,7 @@ def plan_grid(base: CompareRequest, prompts: Any, axis: Any, values: Any, spec: 
     """
     if any(not isinstance(text, str) or len(text) > MAX_TEXT_CHARS for text in (prompts, values)):
         raise InvalidInput(f"Prompts and values are texts of at most {MAX_TEXT_CHARS} characters.")
-    if axis not in AXES:
+    if not isinstance(axis, str) or axis not in AXES:
         raise InvalidInput(f"Unknown setting {str(axis)[:40]!r}: choose one of {', '.join(AXES)}.")
     lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
     if not 1 <= len(lines) <= MAX_PROMPTS:

@@ -128,6 +128,8 @@ def _first_step_of(scheduler_class: Any, config: Any) -> Any:
     """A scheduler that takes only the first step of its schedule; its `span` is that step's (T, T-k)."""
 
     class FirstStep(scheduler_class):
+        timesteps: Tensor
+
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
             self.span = (int(self.timesteps[0]), int(self.timesteps[1]))
@@ -141,6 +143,8 @@ def _step_back_of(scheduler_class: Any, config: Any, span: tuple[int, int], eval
     noisy, cleaner = span
 
     class StepBack(scheduler_class):
+        timesteps: Tensor
+
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
             # The pipeline asks the model at the timestep that it finds here.

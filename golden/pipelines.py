@@ -95,7 +95,7 @@ def _encode_sdxl(pipeline: Any, prompts: list[str]) -> Embeddings:
 @torch.inference_mode()
 def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
     """Two encoders of different lengths, CLIP's and T5's, and both are told which tokens count."""
-    embeddings = {}
+    embeddings: Embeddings = {}
     for index, (suffix, num_tokens) in enumerate((("", 77), ("_2", 256))):
         encoded = pipeline.encode_prompt(
             prompts,

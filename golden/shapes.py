@@ -137,7 +137,7 @@ def parse_caption(caption: str) -> Request:
             break
     first, counted = _read_group(reader)
     relation = next((name for name in RELATIONS if reader.take(*name.split())), None)
-    groups = (first,)
+    groups: tuple[Group, ...] = (first,)
     if relation or reader.take("and"):
         second, second_counted = _read_group(reader)
         groups, counted = (first, second), counted or second_counted
@@ -609,7 +609,9 @@ def change_one_attribute(scene: Scene, request: Request, rng: np.random.Generato
     field, values = ("shape", SHAPES) if change == "shape" else ("colour", tuple(COLOURS))
     # Not the partner's value either, or the change might only swap the two.
     taken = {getattr(item, field) for item in objects}
-    objects[index] = replace(objects[index], **{field: str(rng.choice([v for v in values if v not in taken]))})
+    value = str(rng.choice([v for v in values if v not in taken]))
+    one = objects[index]
+    objects[index] = replace(one, shape=value) if change == "shape" else replace(one, colour=value)
     return replace(scene, objects=tuple(objects))
 
 

@@ -245,7 +245,7 @@ def test_a_page_for_any_model_can_be_built(tiny_model):
     assert app.build_ui(replace(tiny_model, npnet=None))
 
 
-# --- pieces of the page -------------------------------------------------------------------------------------------------
+# --- pieces of the page -----------------------------------------------------------------------------------------------
 
 
 def test_text_is_escaped_everywhere():
@@ -294,7 +294,7 @@ def test_the_tally_counts_decided_votes():
     assert "0 of 0" in app.show_tally([])
 
 
-# --- command line -------------------------------------------------------------------------------------------------------
+# --- command line -----------------------------------------------------------------------------------------------------
 
 
 def run_app(*arguments: str) -> subprocess.CompletedProcess:

@@ -44,6 +44,7 @@ class Settings:
     redenoise_steps: int = 10
     redenoise_solver: str | None = None
     evaluate_at: str = "t"
+    bf16: bool = False
 
 
 def shard_inputs(settings: Settings, index: int, prompts: list[str] | None) -> tuple[list[str], list[int]]:
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--redenoise-steps", type=int, default=defaults.redenoise_steps)
     parser.add_argument("--redenoise-solver", choices=[*SOLVERS], help="(default: the model's)")
     parser.add_argument("--evaluate-at", choices=["t", "t-k"], default=defaults.evaluate_at)
+    parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
@@ -142,7 +144,9 @@ def main() -> None:
         if is_intact(arguments.folder, index):
             continue
         quarantine(arguments.folder, index)
-        shard = collect_shard(model, settings, index, prompts)
+        # Autocast leaves latents in fp32; a CPU with bf16 instructions collects twice as fast with it.
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
+            shard = collect_shard(model, settings, index, prompts)
         write_shard(arguments.folder, index, shard)
         num_done += len(shard.rows)
         num_improved += (

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -153,7 +154,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=num_steps + 1, pct_start=0.05, cycle_momentum=False
     )
-    state = {"network": network, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+    state: dict[str, Any] = {"network": network, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     first_epoch = resume(out / "checkpoint.pt", state)
     identity = mean_squared_error(lambda source, _: source, pairs, validation_rows)
     bar = tqdm(range(first_epoch, settings.num_epochs), "epochs", initial=first_epoch, total=settings.num_epochs)
@@ -184,7 +185,9 @@ def train(
         bar.set_postfix(validation=f"{row['validation']:.5f}", identity=f"{identity:.5f}")
         with atomic_path(out / "checkpoint.pt") as temporary:
             torch.save({"epoch": epoch + 1} | {name: part.state_dict() for name, part in state.items()}, temporary)
-    return ema.module.eval()
+    averaged = ema.module.eval()
+    assert isinstance(averaged, NPNet)
+    return averaged
 
 
 def resume(path: Path, state: dict) -> int:

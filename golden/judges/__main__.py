@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ArgumentParser, InvalidInput, run_command
 from . import JUDGES, MODES, WEIGHT_SETS, Judge, JudgeSet, find_judge, load_judges
+from .judge_set import release_memory
 from .loading import load
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -161,6 +162,7 @@ def benchmark(args: Namespace) -> int:
     runs += [(f"all, {mode}", loaders, mode) for mode in ("resident", "rotating")]
     for label, chosen, mode in runs:
         judges = JudgeSet(chosen, mode)
+        release_memory()  # what the run before this one held is not this one's
         with PeakMemory(device) as memory:
             start = time.perf_counter()
             results = judges.score(images, prompts)

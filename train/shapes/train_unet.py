@@ -8,6 +8,7 @@ SDXL's noise schedule and epsilon prediction. Steps are drawn more often where t
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ CONFIG = dict(
     addition_time_embed_dim=16,
     projection_class_embeddings_input_dim=160 + 6 * 16,
 )
-SCHEDULER = dict(  # stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
+SCHEDULER: dict[str, Any] = dict(  # stabilityai/stable-diffusion-xl-base-1.0, scheduler/scheduler_config.json
     num_train_timesteps=1000,
     beta_start=0.00085,
     beta_end=0.012,
@@ -159,7 +160,7 @@ def main() -> None:
         alpha = signal[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         conditions = {"text_embeds": pooled, "time_ids": time_ids}
-        # The fused attention kernel's backward pass is slow on CPUs at 64 positions: plain attention trains 1.5 x faster.
+        # The fused attention kernel's backward pass is slow on CPUs here: plain attention trains 1.5 x faster.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = predict(noisy, timesteps, states, added_cond_kwargs=conditions, return_dict=False)[0]
         return nn.functional.mse_loss(predicted.float(), noise)
