@@ -59,7 +59,7 @@ CACHE = RUNS / "latents"
 def save_pipeline(unet: UNet2DConditionModel) -> None:
     """Write the folder that `StableDiffusionXLPipeline.from_pretrained` loads, in half precision."""
     pipeline = StableDiffusionXLPipeline(
-        vae=AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float16),
+        vae=AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float16),
         text_encoder=CLIPTextModel.from_pretrained(MODEL_FOLDER / "text_encoder", dtype=torch.float16),
         text_encoder_2=CLIPTextModelWithProjection.from_pretrained(
             MODEL_FOLDER / "text_encoder_2", dtype=torch.float16
@@ -95,7 +95,7 @@ def make_cache(num_captions: int, pictures_per_caption: int, seed: int) -> None:
     """Render and encode the training set once: the autoencoder costs more than a UNet step."""
     rng = rng_for(seed, 0)
     captions = [caption for caption, _ in zip(training_captions(rng), range(num_captions))]  # noqa: B905
-    vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32)
     latents = []
     for start in trange(0, num_captions, 50, desc="pictures"):
         requests = [parse_caption(caption) for caption in captions[start : start + 50]]

@@ -72,7 +72,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     vae = AutoencoderKL(**CONFIG)
     if arguments.finetune:
-        vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float32).train()
+        vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32).train()
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
@@ -104,7 +104,7 @@ def main() -> None:
     if not arguments.decoder_only:
         vae.register_to_config(scaling_factor=latent_scale(vae))
     vae.half().save_pretrained(MODEL_FOLDER / "vae")
-    saved = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", torch_dtype=torch.float32)
+    saved = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32)
     figures = {"final": share_right_after_reconstruction(saved, 2000), "scaling_factor": saved.config.scaling_factor}
     log(RUNS / (arguments.finetune or "vae") / "log.jsonl", figures)
 

@@ -1,0 +1,387 @@
+"""The page in a real Chromium, used as a person uses it. GOLDEN_SCREENSHOTS=FOLDER keeps pictures of it."""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from test_app import PROMPT, serve
+
+from golden import settings
+from golden.compare import CompareRequest, run_comparison
+from golden.drawing import to_png
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DESKTOP, PHONE = (1440, 900), (390, 844)
+SECONDS = 60
+# Each sets window.ran if it is taken for markup or script anywhere.
+PAYLOADS = (
+    "<script>window.ran=1</script>",
+    "<img src=x onerror=window.ran=1>",
+    "<svg onload=window.ran=1>",
+    '"><img src=x onerror=window.ran=1>',
+    "'><svg/onload=window.ran=1>",
+    "<iframe srcdoc='<script>parent.ran=1</script>'></iframe>",
+    "<details open ontoggle=window.ran=1>x</details>",
+    "<a href=javascript:window.ran=1>x</a>",
+    "javascript:window.ran=1",
+    "${window.ran=1}",
+    "`${window.ran=1}`",
+    "{{constructor.constructor('window.ran=1')()}}",
+    "{{#with window}}{{ran=1}}{{/with}}",
+    "</textarea><script>window.ran=1</script>",
+    "</script><script>window.ran=1</script>",
+    "![x](x\" onerror=\"window.ran=1)",
+    "[x](javascript:window.ran=1)",
+    "<math><mtext><style><img src=x onerror=window.ran=1></style></mtext></math>",
+    "<input autofocus onfocus=window.ran=1>",
+    "<body onload=window.ran=1>",
+    "&lt;img src=x onerror=window.ran=1&gt;",
+    "%3Cimg%20src=x%20onerror=window.ran=1%3E",
+    "<img src=`x` onerror=window.ran=1>",
+    "<style>@import 'javascript:window.ran=1'</style>",
+    "<video><source onerror=window.ran=1></video>",
+    "<marquee onstart=window.ran=1>x</marquee>",
+    "<object data=javascript:window.ran=1></object>",
+    "\\u003cimg src=x onerror=window.ran=1\\u003e",
+    "<x onclick=window.ran=1 tabindex=1 autofocus onfocus=window.ran=1>",
+    "$$\\href{javascript:window.ran=1}{x}$$",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if not CHROMIUM:
+        pytest.skip("there is no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(tiny_shapes) -> Iterator[str]:
+    ui, address = serve(tiny_shapes)
+    yield address
+    ui.close(verbose=False)
+
+
+@pytest.fixture
+def open_page(browser, url) -> Iterator[Callable]:
+    """Open the page at a size; a test ends in failure if its scripts raised an error."""
+    contexts, errors = [], []
+
+    def open_it(size: tuple[int, int] = DESKTOP, query: str = "", address: str = url, **options):
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(1000 * SECONDS)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address + query)
+        page.wait_for_selector("#compare_button")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def keep(page, name: str) -> None:
+    """A screenshot, where they are wanted."""
+    if folder := os.environ.get("GOLDEN_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def fill(page, selector: str, value: object) -> None:
+    page.locator(f"{selector} :is(input, textarea)").first.fill(str(value))
+    page.keyboard.press("Tab")
+
+
+def compare(page, prompt: str = PROMPT, seed: int = 3, steps: int = 3) -> None:
+    fill(page, "#prompt", prompt)
+    fill(page, "#seed", seed)
+    fill(page, "#steps", steps)
+    page.click("#compare_button")
+    wait_done(page)
+
+
+def wait_done(page) -> None:
+    page.wait_for_function("document.querySelector('#status').textContent.match(/ in [0-9.]+ s[.]/)")
+
+
+def shown_pixels(page, selector: str) -> str:
+    """A picture as the page shows it, as a data URL."""
+    page.wait_for_function("s => document.querySelector(s)?.complete", arg=selector)
+    return page.evaluate(
+        """selector => {
+            const image = document.querySelector(selector);
+            const canvas = Object.assign(document.createElement("canvas"),
+                {width: image.naturalWidth, height: image.naturalHeight});
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }""",
+        selector,
+    )
+
+
+STANDARD, GOLDEN = "#pictures .standard .picture img", "#pictures .golden .picture img"
+
+
+def test_a_comparison_fits_one_screen(open_page):
+    page = open_page()
+    compare(page)
+    keep(page, "desktop")
+    for selector in (STANDARD, GOLDEN):
+        image = page.locator(selector)
+        assert image.get_attribute("src").endswith(".png")
+        assert image.bounding_box()["width"] > 300
+    assert "asked: 1 red circle and 1 blue square" in page.inner_text("#standard_verdict")
+    assert "asked: 1 red circle and 1 blue square" in page.inner_text("#golden_verdict")
+    figures = page.inner_text("#figures")
+    assert re.search(r"NPNet\s+[\d.,]+ ms", figures)
+    assert re.search(r"overhead a picture\s+[\d.]+ %", figures)
+    height, width = page.evaluate("[document.documentElement.scrollHeight, document.documentElement.scrollWidth]")
+    assert height <= DESKTOP[1]
+    assert width <= DESKTOP[0]
+
+
+def test_a_phone_needs_no_sideways_scrolling(open_page):
+    page = open_page(PHONE)
+    compare(page)
+    keep(page, "phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    for tab in ("Explore", "Blind", "History", "About"):
+        open_tab(page, tab)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], tab
+
+
+def open_tab(page, name: str) -> None:
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():  # folded into the menu of tabs that have no room
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+    else:
+        tab.click()
+    page.wait_for_timeout(300)
+
+
+def test_keys(open_page):
+    page = open_page()
+    compare(page)
+    page.evaluate("document.activeElement.blur()")
+    golden_arm = page.locator("#pictures .arm.golden")
+    page.keyboard.down("f")
+    assert golden_arm.is_visible()
+    assert not page.locator("#pictures .arm.standard").is_visible()
+    page.keyboard.up("f")
+    assert not golden_arm.is_visible()
+
+    page.keyboard.press("ArrowRight")  # the first arrow opens the slider
+    handle = page.locator("#slider [data-testid=slider]")
+    handle.wait_for(state="visible")
+    page.wait_for_timeout(500)
+    before = handle.bounding_box()["x"]
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(200)
+    assert handle.bounding_box()["x"] > before + 2
+    page.keyboard.press("Shift+ArrowLeft")
+    page.wait_for_timeout(200)
+    assert handle.bounding_box()["x"] < before
+
+    page.keyboard.press("r")
+    page.wait_for_function("document.querySelector('#seed input').value != '3'")
+    wait_done(page)
+    seed = page.input_value("#seed input")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status .running, #status .status")
+    wait_done(page)
+    assert page.input_value("#seed input") == seed  # locked
+
+    page.click("#prompt textarea")
+    page.keyboard.type(" r f")  # letters are letters where one writes
+    assert page.input_value("#prompt textarea").endswith(" r f")
+    assert page.input_value("#seed input") == seed
+
+
+def test_an_unlocked_seed_is_drawn_anew(open_page):
+    page = open_page()
+    page.click("#lock input")
+    compare(page, seed=3)
+    assert page.input_value("#seed input") != "3"
+
+
+def test_stop(open_page, tiny_shapes, monkeypatch):
+    forward = tiny_shapes.pipeline.unet.forward
+
+    def slow_forward(*args, **kwargs):
+        time.sleep(0.1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(tiny_shapes.pipeline.unet, "forward", slow_forward)
+    page = open_page()
+    fill(page, "#steps", 200)
+    page.click("#compare_button")
+    page.wait_for_function("document.querySelector('#status').textContent.match(/Step [0-9]+ of 200/)")
+    keep(page, "running")
+    page.click("#stop_button")
+    page.wait_for_function("document.querySelector('#status').textContent.includes('Stopped')")
+    assert tiny_shapes.lock.acquire(timeout=10)
+    tiny_shapes.lock.release()
+    assert page.locator("#compare_button").is_visible()
+
+
+def test_a_link_opens_the_same_comparison(open_page):
+    page = open_page()
+    compare(page, seed=11)
+    page.wait_for_url("**seed=11**")
+    pictures = [shown_pixels(page, selector) for selector in (STANDARD, GOLDEN)]
+    other = open_page(query="?" + page.url.split("?")[1])
+    wait_done(other)
+    assert [shown_pixels(other, selector) for selector in (STANDARD, GOLDEN)] == pictures
+    assert other.input_value("#seed input") == "11"
+
+
+def test_bad_input_gets_one_sentence_in_the_page(open_page):
+    page = open_page()
+    for prompt, sentence in (("a dragon", "The word 'dragon' is outside"), ("", "The prompt is empty")):
+        fill(page, "#prompt", prompt)
+        page.click("#compare_button")
+        page.wait_for_function("s => document.querySelector('#status').textContent.includes(s)", arg=sentence)
+    linked = open_page(query="?prompt=a+star&num_inference_steps=10000")
+    linked.wait_for_function("document.querySelector('#status').textContent.includes('must be a whole number')")
+
+
+def test_settings_come_back_from_json_and_png(open_page, tiny_shapes, tmp_path):
+    page = open_page()
+    page.click("#share button.label-wrap")
+    request = CompareRequest("three yellow stars", 77, 2, 4.5, "euler", 0.5)
+    fill(page, "#json", settings.to_json(request, tiny_shapes.spec))
+    page.click("#apply_json")
+    wait_done(page)
+    assert page.input_value("#prompt textarea") == "three yellow stars"
+    assert page.input_value("#seed input") == "77"
+
+    labelled = settings.label_images(run_comparison(CompareRequest("a star", 5, 2), tiny_shapes), tiny_shapes.spec)
+    picture = tmp_path / "a picture.png"
+    picture.write_bytes(to_png(labelled["npnet"]))
+    page.locator("#share input[type=file]").set_input_files(picture)
+    page.wait_for_function("document.querySelector('#seed input').value == '5'")
+    wait_done(page)
+    assert page.input_value("#prompt textarea") == "a star"
+
+
+def test_dark_and_light(open_page):
+    page = open_page(color_scheme="dark")
+    assert page.evaluate("document.body.classList.contains('dark')")
+    keep(page, "dark")
+    page.click("[data-action=theme]")
+    assert not page.evaluate("document.body.classList.contains('dark')")
+
+
+def test_explore(open_page):
+    page = open_page()
+    fill(page, "#steps", 1)
+    open_tab(page, "Explore")
+    fill(page, "#grid_prompts", "a star\ntwo hearts")
+    fill(page, "#grid_values", "0..2")
+    page.click("#grid_button")
+    page.wait_for_function("document.querySelector('#grid_status').textContent.includes('6 comparisons')")
+    keep(page, "explore")
+    assert page.locator("#grid img").is_visible()
+    with page.expect_download() as download:
+        page.click("#grid_csv")
+    assert Path(download.value.path()).read_text().count("\n") == 7
+
+
+def test_blind(open_page):
+    page = open_page()
+    fill(page, "#steps", 1)
+    open_tab(page, "Blind")
+    for round_ in range(1, 3):
+        page.click("#blind_button")
+        page.wait_for_selector("#vote_left:not([disabled])")
+        assert "golden" not in page.inner_text("#blind_pictures").lower()
+        page.click("#vote_left")
+        page.wait_for_function("document.querySelector('#reveal').textContent.includes('golden noise')")
+        page.wait_for_function("n => document.querySelector('#tally').textContent.includes(`of ${n}`)", arg=round_)
+    keep(page, "blind")
+
+
+def test_history(open_page):
+    page = open_page()
+    compare(page, "a star", 1, 1)
+    compare(page, "two hearts", 2, 1)
+    open_tab(page, "History")
+    page.wait_for_function("document.querySelector('#history_status').textContent.includes('2 of 2')")
+    fill(page, "#history_search", "star")
+    page.wait_for_function("document.querySelector('#history_status').textContent.includes('1 of 2')")
+    keep(page, "history")
+    page.locator("#gallery button.thumbnail-item").first.click()
+    page.wait_for_function("document.querySelector('#seed input').value == '1'")
+    wait_done(page)
+    assert page.locator("#compare_button").is_visible()
+    assert page.input_value("#prompt textarea") == "a star"
+
+
+def test_about(open_page):
+    page = open_page()
+    open_tab(page, "About")
+    assert page.locator(".flow").is_visible()
+    assert page.locator(".card").count() >= 4
+    keep(page, "about")
+
+
+@pytest.fixture(scope="module")
+def free_url(tiny_model) -> Iterator[str]:
+    """A page that takes any words for a prompt."""
+    ui, address = serve(tiny_model)
+    yield address
+    ui.close(verbose=False)
+
+
+def test_no_text_runs_as_script(open_page, free_url, tmp_path):
+    """Payloads through prompt, history, search, grid, JSON, link, a PNG's text and a file's name."""
+    page = open_page(address=free_url)
+    for payload in PAYLOADS:
+        compare(page, payload, 1, 1)
+        assert page.input_value("#prompt textarea") == payload
+    page.click("#share button.label-wrap")
+    for payload in PAYLOADS[:12]:
+        fill(page, "#json", json.dumps({"prompt": "x", "model": payload}))
+        page.click("#apply_json")
+        page.wait_for_function("document.querySelector('#status').textContent.includes('of the model')")
+        fill(page, "#json", json.dumps({"prompt": "x", "sampler": payload}))
+        page.click("#apply_json")
+        page.wait_for_function("document.querySelector('#status').textContent.includes('Unknown sampler')")
+    name = tmp_path / "<img src=x onerror=window.ran=1>.png"
+    name.write_bytes(b"no picture")
+    page.locator("#share input[type=file]").set_input_files(name)
+    page.wait_for_function("document.querySelector('#status').textContent.includes('not a PNG')")
+    open_tab(page, "History")
+    page.wait_for_selector("#gallery button.thumbnail-item")
+    for payload in PAYLOADS[:6]:
+        fill(page, "#history_search", payload)
+        page.wait_for_timeout(200)
+    open_tab(page, "Explore")
+    fill(page, "#grid_prompts", "\n".join(PAYLOADS[:3]))
+    fill(page, "#grid_values", "0")
+    page.click("#grid_button")
+    page.wait_for_function("document.querySelector('#grid_status').textContent.includes('3 comparisons')")
+    fill(page, "#grid_values", PAYLOADS[1])
+    page.click("#grid_button")
+    page.wait_for_function("document.querySelector('#grid_status').textContent.includes('must be a number')")
+    assert page.evaluate("window.ran") is None
+    for payload in PAYLOADS[:8]:
+        linked = open_page(address=free_url, query="?" + urlencode({"prompt": payload, "num_inference_steps": 1, "model": payload}))
+        linked.wait_for_function("document.querySelector('#status').textContent.includes('of the model')")
+        assert linked.evaluate("window.ran") is None
