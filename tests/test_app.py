@@ -1,7 +1,6 @@
 """The app over HTTP, as its endpoint's users meet it, and the pieces of its page."""
 
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -169,7 +168,7 @@ def test_a_malformed_request_is_refused_and_the_next_is_served(url, client, body
 
 
 def test_an_error_is_escaped_for_the_page(client):
-    with pytest.raises(AppError, match=re.escape("&lt;img src=x onerror=alert(1)")) as caught:
+    with pytest.raises(AppError, match="&lt;img") as caught:
         client.predict("a <img src=x onerror=alert(1)>", api_name="/compare")
     assert "<" not in str(caught.value)
 
@@ -245,7 +244,7 @@ def test_a_page_for_any_model_can_be_built(tiny_model):
     assert app.build_ui(replace(tiny_model, npnet=None))
 
 
-# --- pieces of the page -----------------------------------------------------------------------------------------------
+# --- pieces of the page ----------------------------------------------------------------------------------------------
 
 
 def test_text_is_escaped_everywhere():
@@ -294,7 +293,7 @@ def test_the_tally_counts_decided_votes():
     assert "0 of 0" in app.show_tally([])
 
 
-# --- command line -----------------------------------------------------------------------------------------------------
+# --- command line ----------------------------------------------------------------------------------------------------
 
 
 def run_app(*arguments: str) -> subprocess.CompletedProcess:

@@ -260,7 +260,6 @@ def comparison_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "compare"]
 
 
-@pytest.mark.timeout(60)
 def test_closing_the_generator_stops_within_one_step(tiny_shapes, replace_unet):
     """The network waits in its third step until the generator is being closed: so nothing depends on speed."""
     go_on = threading.Event()
@@ -284,7 +283,6 @@ def test_closing_the_generator_stops_within_one_step(tiny_shapes, replace_unet):
     assert tiny_shapes.pipeline.scheduler is scheduler
 
 
-@pytest.mark.timeout(60)
 def test_a_run_that_waits_for_its_turn_says_so_and_can_be_stopped(tiny_shapes):
     with tiny_shapes.lock:
         events = compare(SHORT, tiny_shapes)
@@ -338,7 +336,6 @@ def test_the_same_request_gives_the_same_pictures(tiny_shapes):
     assert first.verdicts == second.verdicts
 
 
-@pytest.mark.timeout(120)
 def test_two_at_once_do_not_mix(tiny_shapes):
     requests = [
         replace(SHORT, prompt=prompt, seed=seed, sampler=sampler, num_inference_steps=steps)

@@ -794,13 +794,18 @@ def test_the_command_scores_files(run, embedded, tmp_path):
         (["--prompt", "a", "--judges", "FID", "--", "a.png"], "Unknown judge"),
         (["--prompt", "a", "--device", "tpu", "a.png"], "No device"),
         (["--prompt", "a", "--dtype", "int8", "a.png"], "invalid choice"),
+        (["--prompt", "a", "--weights", "http://a/w.pt", "--judges", "AES", "--", "PNG"], "from files only"),
+        (["--prompt", "a", "--weights", "/nowhere.pt", "--judges", "AES", "--", "PNG"], "No file /nowhere.pt"),
+        (["--prompt", "a", "--weights", "/nowhere.pt", "PNG"], "6 are asked for"),
         (["--benchmark", "a.png"], "no images"),
         (["--benchmark", "--repeats", "0"], "at least 1"),
         (["--random-published", "a.png", "--prompt", "a"], "for --benchmark"),
     ],
 )
-def test_the_command_refuses_in_one_line(run, arguments, words):
-    code, out, err = run(*arguments)
+def test_the_command_refuses_in_one_line(run, tmp_path, arguments, words):
+    path = tmp_path / "a.png"
+    IMAGES[0].save(path)
+    code, out, err = run(*(str(path) if argument == "PNG" else argument for argument in arguments))
     assert code == 2
     assert words in err
     assert err.count("\n") == 1

@@ -21,7 +21,7 @@ from .hpsv2 import HPSv2
 from .image_reward import ImageReward
 from .inputs import Inputs
 from .judge_set import MODES, JudgeSet, Result, choose_mode
-from .loading import WEIGHT_SETS, Weights, embedded_path, load, num_bytes, save_judge
+from .loading import WEIGHT_SETS, Weights, embedded_path, load, num_bytes, save_judge, weight_paths
 from .mps import MPS
 from .pickscore import PickScore
 
@@ -76,14 +76,19 @@ def load_judges(
 
     Args:
         names: of JUDGES, in the order in which they score; None for all six.
-        weights: "embedded" or "published" (a path suits one judge only).
+        weights: "embedded" or "published", or for a single judge what `load_judge` takes.
         mode: "resident", "rotating", or "auto": resident where the weights fit in the memory that is free now.
         device, dtype: where and in which precision they run.
 
-    Raises: InvalidInput for unknown names or modes. Weights that cannot be had are no error here: that judge's turn in
-        `JudgeSet.stream` says so.
+    Raises: InvalidInput for unknown names or modes, and as `load_judge` for a path that is none. A judge of the two
+        sets whose weights cannot be had is no error here: its turn in `JudgeSet.stream` says so.
     """
     classes = {name: find_judge(name) for name in (JUDGES if names is None else names)}
+    if not (isinstance(weights, str) and weights in WEIGHT_SETS):
+        if len(classes) != 1:
+            raise InvalidInput(f"A file holds one judge, and {len(classes)} are asked for: name that one.")
+        for cls in classes.values():
+            weight_paths(cls, weights)
     needed = sum(num_bytes(cls, weights, dtype) for cls in classes.values()) if mode == "auto" else 0
     loaders = {name: partial(load, cls, weights, device, dtype) for name, cls in classes.items()}
     return JudgeSet(loaders, choose_mode(mode, needed, device))

@@ -130,14 +130,16 @@ class Judge(nn.Module):
         if not self.reads_prompts:
             return ()
         cache = self._prompt_features
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in cache]
-        if len(cache) + len(new) > MAX_CACHED_PROMPTS:
-            cache.clear()
-            new = list(dict.fromkeys(prompts))
+        rows = {prompt: cache[prompt] for prompt in prompts if prompt in cache}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
         if new:
             columns = self.encode_prompts(self.tokenize(new))
-            cache.update(zip(new, zip(*columns, strict=True), strict=True))
-        return tuple(torch.stack(column) for column in zip(*(cache[prompt] for prompt in prompts), strict=True))
+            encoded = dict(zip(new, zip(*columns, strict=True), strict=True))
+            if len(cache) + len(new) > MAX_CACHED_PROMPTS:
+                cache.clear()
+            cache.update(encoded)
+            rows |= encoded
+        return tuple(torch.stack(column) for column in zip(*(rows[prompt] for prompt in prompts), strict=True))
 
     # Whatever may change the weights makes the kept features stale.
 

@@ -1,6 +1,7 @@
 """Several judges at once: kept in memory or loaded in turn, each one's failure its own."""
 
 import gc
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
@@ -50,6 +51,7 @@ class JudgeSet:
         self.failed: dict[str, str] = {}
         self._loaders = dict(loaders)
         self._resident: dict[str, Judge] = {}
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,7 +71,9 @@ class JudgeSet:
 
     def _stream(self, inputs: Inputs) -> Iterator[tuple[str, Result]]:
         for name in self.names:
-            yield name, self._score_one(name, inputs)
+            with self._lock:  # two callers at once would hold two rotating judges, or load a resident one twice
+                result = self._score_one(name, inputs)
+            yield name, result
 
     def _score_one(self, name: str, inputs: Inputs) -> Result:
         if name in self.failed:
