@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
@@ -28,6 +28,7 @@ from golden.compare import (
     MIN_GUIDANCE,
     CompareRequest,
     Comparison,
+    Event,
     Model,
     Progress,
     Rendered,
@@ -154,7 +155,7 @@ def close_in_background(events: Iterator) -> None:
     threading.Thread(target=events.close, name="stop", daemon=True).start()  # type: ignore[attr-defined]
 
 
-def watch(request: CompareRequest, model: Model) -> Iterator[Progress | Rendered | Comparison]:
+def watch(request: CompareRequest, model: Model) -> Generator[Event]:
     """The events of a comparison, without more progress than a person can see; closing it stops the run."""
     events, shown = compare(request, model), 0.0
     try:
@@ -428,6 +429,7 @@ def _connect_run(
         [*stage.outputs, controls.seed, controls.status, text, records],
         concurrency_id="compare",
         concurrency_limit=1,
+        trigger_mode="always_last",  # an example chosen while another runs is run after it
         **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
     )
     running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
@@ -598,12 +600,12 @@ def build_explore(model: Model, controls: Controls) -> None:
         try:
             request = replace(CompareRequest(*base), arms=arms_of(model))
             grid = explore.plan_grid(request, prompts, axis, values, spec)
-            total, shown = len(grid.requests), 0.0
+            total, known, shown = len(grid.requests), 0, 0.0
             yield {status: show_status(f"0 of {total}", "running", 0), as_png: gr.update(visible=False)}
-            for done, _ in enumerate(explore.run_grid(grid, model), start=1):
+            for done in explore.run_grid(grid, partial(watch, model=model)):
                 update: dict = {status: show_status(f"{done} of {total}", "running", done / total)}
-                if time.monotonic() - shown > 1 or done == total:
-                    picture, shown = explore.grid_to_image(grid, spec), time.monotonic()
+                if done > known and (time.monotonic() - shown > 1 or done == total):
+                    picture, known, shown = explore.grid_to_image(grid, spec), done, time.monotonic()
                     update |= {sheet: picture, outcomes: show_outcomes(grid)} | files(grid, picture)
                 yield update
             yield {status: show_status(f"{total} comparisons.")}

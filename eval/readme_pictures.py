@@ -1,6 +1,6 @@
 """Draw the README's comparison: the first test prompts on which standard and golden pictures get different verdicts.
 
-    python eval/readme_pictures.py
+python eval/readme_pictures.py
 """
 
 import sys

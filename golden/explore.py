@@ -1,13 +1,14 @@
 """A grid of comparisons: prompts down, values of one setting across; who is right where; as one picture and as CSV."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
 
-from .compare import CompareRequest, Comparison, Model, check_whole, run_comparison, validate
+from .compare import CompareRequest, Comparison, Event, check_whole, validate
 from .drawing import OUTCOMES, draw_grid
 from .errors import InvalidInput
 from .models import ModelSpec
@@ -86,14 +87,18 @@ def _read_number(axis: str, text: str) -> float:
         raise InvalidInput(f"The {AXES[axis]} must be a number, got {text[:40]!r}.") from None
 
 
-def run_grid(grid: Grid, model: Model) -> Iterator[Comparison]:
-    """Run the comparisons of a grid one after the other, row by row, and keep them in `grid.done`.
+def run_grid(grid: Grid, run: Callable[[CompareRequest], Generator[Event]]) -> Iterator[int]:
+    """Run the comparisons of a grid row by row, keep them in `grid.done`, and yield their number at every event.
 
-    Other people's comparisons go in between, since the pipeline is taken for one at a time.
+    `run` is `compare` with its model. Closing the generator stops within one step, and what is done stays. Other
+    people's comparisons go in between, since the pipeline is taken for one at a time.
     """
     for at, request in grid.requests.items():
-        grid.done[at] = run_comparison(request, model)
-        yield grid.done[at]
+        with closing(run(request)) as events:
+            for event in events:
+                if isinstance(event, Comparison):
+                    grid.done[at] = event
+                yield len(grid.done)
 
 
 def outcome(comparison: Comparison) -> str | None:

@@ -38,7 +38,7 @@ PAYLOADS = (
     "{{#with window}}{{ran=1}}{{/with}}",
     "</textarea><script>window.ran=1</script>",
     "</script><script>window.ran=1</script>",
-    "![x](x\" onerror=\"window.ran=1)",
+    '![x](x" onerror="window.ran=1)',
     "[x](javascript:window.ran=1)",
     "<math><mtext><style><img src=x onerror=window.ran=1></style></mtext></math>",
     "<input autofocus onfocus=window.ran=1>",
@@ -382,6 +382,8 @@ def test_no_text_runs_as_script(open_page, free_url, tmp_path):
     page.wait_for_function("document.querySelector('#grid_status').textContent.includes('must be a number')")
     assert page.evaluate("window.ran") is None
     for payload in PAYLOADS[:8]:
-        linked = open_page(address=free_url, query="?" + urlencode({"prompt": payload, "num_inference_steps": 1, "model": payload}))
+        linked = open_page(
+            address=free_url, query="?" + urlencode({"prompt": payload, "num_inference_steps": 1, "model": payload})
+        )
         linked.wait_for_function("document.querySelector('#status').textContent.includes('of the model')")
         assert linked.evaluate("window.ran") is None

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from golden import explore
-from golden.compare import CompareRequest
+from golden.compare import CompareRequest, compare
 from golden.drawing import OUTCOMES
 from golden.errors import InvalidInput
 
@@ -63,10 +65,11 @@ def test_a_bad_grid_gets_one_sentence(tiny_shapes, prompts, axis, values, senten
 
 def test_a_grid_is_run_counted_drawn_and_written(tiny_shapes):
     grid = explore.plan_grid(BASE, "a star\ntwo hearts", "seed", "0, 1", tiny_shapes.spec)
-    running = explore.run_grid(grid, tiny_shapes)
-    next(running)
+    running = explore.run_grid(grid, partial(compare, model=tiny_shapes))
+    while next(running) < 2:
+        pass
     half = explore.grid_to_image(grid, tiny_shapes.spec)
-    assert len(list(running)) == 3
+    assert list(running)[-1] == 4
     full = explore.grid_to_image(grid, tiny_shapes.spec)
     assert full.size == half.size
     assert full.tobytes() != half.tobytes()
@@ -76,8 +79,20 @@ def test_a_grid_is_run_counted_drawn_and_written(tiny_shapes):
     assert all(row["outcome"] in OUTCOMES for row in rows)
 
 
+def test_closing_a_grid_stops_it_and_keeps_what_is_done(tiny_shapes):
+    grid = explore.plan_grid(replace(BASE, num_inference_steps=50), "a star", "seed", "0..3", tiny_shapes.spec)
+    running = explore.run_grid(grid, partial(compare, model=tiny_shapes))
+    while next(running) < 1:
+        pass
+    next(running)
+    running.close()
+    assert tiny_shapes.lock.acquire(timeout=0.5)
+    tiny_shapes.lock.release()
+    assert set(grid.done) == {(0, 0)}
+
+
 def test_without_a_checker_there_are_no_winners(tiny_model):
     grid = explore.plan_grid(BASE, "any words at all, " * 30, "strength", "0, 1", tiny_model.spec)
-    list(explore.run_grid(grid, tiny_model))
+    list(explore.run_grid(grid, partial(compare, model=tiny_model)))
     assert not any(explore.count_outcomes(grid).values())
     assert explore.grid_to_image(grid, tiny_model.spec).width > 400
