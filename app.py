@@ -56,7 +56,7 @@ PAGE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_
 SHAPES_EXAMPLES = (
     ("a red circle left of a blue square", 3),
     ("three yellow stars", 5),
-    ("a green heart above a purple cross on a black background", 8),
+    ("a green heart above a purple cross", 8),
     ("an orange triangle and a blue circle", 2),
 )
 OTHER_EXAMPLES = (
@@ -99,7 +99,7 @@ def find_winner(verdicts: dict[str, Verdict]) -> str | None:
 
 def show_figures(comparison: Comparison) -> str:
     """Milliseconds of NPNet and of the whole, and the overhead."""
-    pairs = [("whole comparison", _duration(comparison.total_seconds))]
+    pairs = [("whole", _duration(comparison.total_seconds))]
     if "npnet" in comparison.noises:
         pairs.append(("NPNet", _duration(comparison.npnet_seconds)))
         pairs.append(("overhead a picture", f"{100 * comparison.overhead:.1f} %"))
@@ -574,7 +574,7 @@ def build_explore(model: Model, controls: Controls) -> None:
                 stop = gr.Button("Stop", variant="stop", elem_id="grid_stop")
             status = gr.HTML("", elem_id="grid_status")
             outcomes = gr.HTML("", elem_id="grid_outcomes")
-            with gr.Row():
+            with gr.Row(elem_classes="downloads"):
                 as_png = gr.DownloadButton("PNG", size="sm", visible=False, elem_id="grid_png")
                 as_csv = gr.DownloadButton("CSV", size="sm", visible=False, elem_id="grid_csv")
         with gr.Column(elem_classes="main"):
@@ -645,13 +645,13 @@ def build_blind(model: Model, controls: Controls) -> None:
     spec = model.spec
     pair, votes = gr.State(None, time_to_live=SESSION_SECONDS), gr.State([], time_to_live=SESSION_SECONDS)
     with gr.Column(elem_classes="narrow", elem_id="blind"):
-        prompt = gr.Textbox(
-            label="Prompt",
-            placeholder="empty: a random caption" if spec.is_shapes else "what both pictures show",
-            lines=1,
-            elem_id="blind_prompt",
-        )
-        with gr.Row(elem_classes="go"):
+        with gr.Row(elem_id="blind_ask"):
+            prompt = gr.Textbox(
+                label="Prompt",
+                placeholder="empty: a random caption" if spec.is_shapes else "what both pictures show",
+                lines=1,
+                elem_id="blind_prompt",
+            )
             start = gr.Button("New pair", variant="primary", elem_id="blind_button")
             stop = gr.Button("Stop", variant="stop", elem_id="blind_stop")
         status = gr.HTML(show_status("Two pictures, one of golden noise: which shows the prompt better?"))

@@ -208,6 +208,7 @@ def test_keys(open_page):
     assert page.input_value("#seed input") == seed  # locked
 
     page.click("#prompt textarea")
+    page.keyboard.press("Control+End")  # a click leaves the caret where it hit
     page.keyboard.type(" r f")  # letters are letters where one writes
     assert page.input_value("#prompt textarea").endswith(" r f")
     assert page.input_value("#seed input") == seed

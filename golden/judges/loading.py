@@ -154,13 +154,17 @@ BAD_CONFIG += (ArithmeticError, RuntimeError, StrictDataclassError)
 
 
 class NoRandomInit(TorchFunctionMode):
-    """Leaves new parameters as they were allocated: they are about to be replaced, and drawing 10^9 numbers is slow."""
+    """Fills new parameters with zeros: they are about to be replaced, and drawing 10^9 random numbers is slow.
 
-    SKIPPED = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.nn.init.trunc_normal_})
+    Zeros and not whatever the memory held: `trunc_normal_` draws again until all numbers lie within its bounds, and
+    would wait for ever on numbers that nobody draws.
+    """
+
+    DRAWING = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in self.SKIPPED:
-            return args[0] if args else (kwargs or {})["tensor"]
+        if func in self.DRAWING:
+            return args[0].zero_()
         return func(*args, **(kwargs or {}))
 
 
