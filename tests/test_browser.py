@@ -111,11 +111,19 @@ def compare(page, prompt: str = PROMPT, seed: int = 3, steps: int = 3) -> None:
     fill(page, "#seed", seed)
     fill(page, "#steps", steps)
     page.click("#compare_button")
-    wait_done(page)
+    wait_done(page, prompt, seed)
 
 
-def wait_done(page) -> None:
-    page.wait_for_function("document.querySelector('#status').textContent.match(/ in [0-9.]+ s[.]/)")
+def wait_done(page, prompt: str, seed: int) -> None:
+    """Wait for a comparison's end: then its link stands in the address, and its time in the status line."""
+    page.wait_for_function(
+        """([prompt, seed]) => {
+            const query = new URLSearchParams(location.search);
+            const said = document.querySelector("#status").textContent;
+            return query.get("prompt") === prompt && query.get("seed") === seed && / in [0-9.]+ s[.]/.test(said);
+        }""",
+        arg=[prompt, str(seed)],
+    )
 
 
 def shown_pixels(page, selector: str) -> str:
@@ -176,7 +184,7 @@ def open_tab(page, name: str) -> None:
 
 def test_keys(open_page):
     page = open_page()
-    compare(page)
+    compare(page, steps=20)  # long enough to be seen running
     page.evaluate("document.activeElement.blur()")
     golden_arm = page.locator("#pictures .arm.golden")
     page.keyboard.down("f")
@@ -199,12 +207,12 @@ def test_keys(open_page):
 
     page.keyboard.press("r")
     page.wait_for_function("document.querySelector('#seed input').value != '3'")
-    wait_done(page)
     seed = page.input_value("#seed input")
+    wait_done(page, PROMPT, seed)
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#status .running, #status .status")
-    wait_done(page)
+    page.wait_for_selector("#status .running")
+    wait_done(page, PROMPT, seed)
     assert page.input_value("#seed input") == seed  # locked
 
     page.click("#prompt textarea")
@@ -216,9 +224,11 @@ def test_keys(open_page):
 
 def test_an_unlocked_seed_is_drawn_anew(open_page):
     page = open_page()
+    fill(page, "#seed", 3)
     page.click("#lock input")
-    compare(page, seed=3)
-    assert page.input_value("#seed input") != "3"
+    page.click("#compare_button")
+    page.wait_for_function("document.querySelector('#seed input').value != '3'")
+    wait_done(page, PROMPT, page.input_value("#seed input"))
 
 
 def test_stop(open_page, tiny_shapes, monkeypatch):
@@ -247,7 +257,7 @@ def test_a_link_opens_the_same_comparison(open_page):
     page.wait_for_url("**seed=11**")
     pictures = [shown_pixels(page, selector) for selector in (STANDARD, GOLDEN)]
     other = open_page(query="?" + page.url.split("?")[1])
-    wait_done(other)
+    wait_done(other, PROMPT, 11)
     assert [shown_pixels(other, selector) for selector in (STANDARD, GOLDEN)] == pictures
     assert other.input_value("#seed input") == "11"
 
@@ -268,7 +278,7 @@ def test_settings_come_back_from_json_and_png(open_page, tiny_shapes, tmp_path):
     request = CompareRequest("three yellow stars", 77, 2, 4.5, "euler", 0.5)
     fill(page, "#json", settings.to_json(request, tiny_shapes.spec))
     page.click("#apply_json")
-    wait_done(page)
+    wait_done(page, "three yellow stars", 77)
     assert page.input_value("#prompt textarea") == "three yellow stars"
     assert page.input_value("#seed input") == "77"
 
@@ -276,8 +286,7 @@ def test_settings_come_back_from_json_and_png(open_page, tiny_shapes, tmp_path):
     picture = tmp_path / "a picture.png"
     picture.write_bytes(to_png(labelled["npnet"]))
     page.locator("#share input[type=file]").set_input_files(picture)
-    page.wait_for_function("document.querySelector('#seed input').value == '5'")
-    wait_done(page)
+    wait_done(page, "a star", 5)
     assert page.input_value("#prompt textarea") == "a star"
 
 
@@ -328,8 +337,7 @@ def test_history(open_page):
     page.wait_for_function("document.querySelector('#history_status').textContent.includes('1 of 2')")
     keep(page, "history")
     page.locator("#gallery button.thumbnail-item").first.click()
-    page.wait_for_function("document.querySelector('#seed input').value == '1'")
-    wait_done(page)
+    wait_done(page, "a star", 1)
     assert page.locator("#compare_button").is_visible()
     assert page.input_value("#prompt textarea") == "a star"
 
