@@ -99,7 +99,7 @@ def find_winner(verdicts: dict[str, Verdict]) -> str | None:
 
 def show_figures(comparison: Comparison) -> str:
     """Milliseconds of NPNet and of the whole, and the overhead."""
-    pairs = [("whole", _duration(comparison.total_seconds))]
+    pairs = [("whole run", _duration(comparison.total_seconds))]
     if "npnet" in comparison.noises:
         pairs.append(("NPNet", _duration(comparison.npnet_seconds)))
         pairs.append(("overhead a picture", f"{100 * comparison.overhead:.1f} %"))
@@ -913,12 +913,16 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="port to serve on")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio.live")
     arguments = parser.parse_args()
     if not 1 <= arguments.port <= 65535:
         raise InvalidInput(f"The port must be a whole number from 1 to 65535, got {arguments.port}.")
-    model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device)
+    try:
+        model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
+        reason = str(error).splitlines()[0][:200]
+        raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
     ui = build_ui(model)
     try:
         ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())

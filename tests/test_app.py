@@ -180,6 +180,33 @@ def test_a_files_path_from_a_user_is_never_read(url):
     assert "root:" not in json.dumps(answer)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "app.py",
+        str(REPOSITORY / "app.py"),
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "..%2f..%2f..%2fetc%2fpasswd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "....//....//etc/passwd",
+        "..\\..\\etc\\passwd",
+        "file:///etc/passwd",
+        "http://127.0.0.1:1/x",
+        "/proc/self/environ",
+        "~/.bashrc",
+        "/etc/passwd%00.png",
+    ],
+)
+@pytest.mark.parametrize("route", ["file=", "file/", "static/", "assets/", "stream/", "proxy=", "theme.css/"])
+def test_no_file_outside_the_cache_is_served(url, route, path):
+    for prefix in ("gradio_api/", ""):
+        answer = httpx.get(f"{url}{prefix}{route}{path}", timeout=30)
+        assert "root:" not in answer.text
+        assert "def build_ui" not in answer.text
+        assert "PATH=" not in answer.text
+
+
 def wait_until_free(model: Model, seconds: float = 20) -> bool:
     """Whether the model is let go within so many seconds."""
     free = model.lock.acquire(timeout=seconds)
@@ -306,7 +333,9 @@ def test_help_lists_the_options():
         assert option in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--model", "nope"], ["--port", "0"], ["--npnet", "nowhere.safetensors"]])
+@pytest.mark.parametrize(
+    "arguments", [["--model", "nope"], ["--port", "0"], ["--npnet", "nowhere.safetensors"], ["--device", "toaster"]]
+)
 def test_bad_arguments_end_in_one_line(arguments):
     done = run_app(*arguments)
     assert done.returncode == 2

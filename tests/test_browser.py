@@ -170,6 +170,8 @@ def test_a_phone_needs_no_sideways_scrolling(open_page):
     for tab in ("Explore", "Blind", "History", "About"):
         open_tab(page, tab)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0], tab
+        for box in (words.bounding_box() for words in page.locator("p, dd, button.primary").all()):
+            assert not box or box["x"] + box["width"] <= PHONE[0], tab
 
 
 def open_tab(page, name: str) -> None:
