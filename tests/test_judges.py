@@ -68,7 +68,7 @@ def configs(vocabularies) -> dict[str, dict]:
     end = load_tokenizer(vocabularies["clip"], 16).end_id
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = tower | {"image_size": SIZE, "patch_size": 8}
-    text = tower | {"vocab_size": end + 1, "max_position_embeddings": 16, "eos_token_id": end}
+    text = tower | {"vocab_size": end + 1, "max_position_embeddings": 16, "bos_token_id": end - 1, "eos_token_id": end}
     clip = {"text_config": text, "vision_config": vision, "projection_dim": 32, "logit_scale_init_value": 4.6}
     words = {"tokenizer": vocabularies["clip"], "context_length": 16}
     open_clip_config = {
@@ -82,7 +82,8 @@ def configs(vocabularies) -> dict[str, dict]:
         "AES": {"vision": vision | {"projection_dim": 32}, "head": [16, 16, 8, 8]},
         "ImageReward": {
             "vision": vision | {"initializer_range": 0.02},
-            "text": tower | {"encoder_hidden_size": 32, "vocab_size": 13, "max_position_embeddings": 16},
+            "text": tower
+            | {"encoder_hidden_size": 32, "vocab_size": 13, "max_position_embeddings": 16, "bos_token_id": 2},
             "head": [16, 16, 8, 8],
             "mean": 0.2,
             "std": 1.1,
@@ -344,6 +345,18 @@ def test_a_saved_judge_comes_back(judges, name, tmp_path):
     half = load_judge(name, save_judge(judge, tmp_path / "half.safetensors", dtype=torch.float16))
     assert half.dtype == torch.float32
     torch.testing.assert_close(half.score(IMAGES, PROMPTS), judge.score(IMAGES, PROMPTS), atol=1, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_loading_draws_no_random_numbers(judges, name, tmp_path, monkeypatch):
+    path = save_judge(judges[name], tmp_path / "judge.safetensors")
+    before = torch.get_rng_state()
+    drawn = []
+    normal = torch.nn.init._no_grad_normal_
+    monkeypatch.setattr(torch.nn.init, "_no_grad_normal_", lambda *arguments: drawn.append(1) or normal(*arguments))
+    load_judge(name, path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not drawn
 
 
 def without(prefix: str, state: dict) -> dict:

@@ -154,24 +154,29 @@ BAD_CONFIG += (ArithmeticError, RuntimeError, StrictDataclassError)
 
 
 class NoRandomInit(TorchFunctionMode):
-    """Fills new parameters with zeros: they are about to be replaced, and drawing 10^9 random numbers is slow.
+    """Leaves new parameters as they were allocated: they are about to be replaced, and drawing 10^9 numbers is slow.
 
-    Zeros and not whatever the memory held: `trunc_normal_` draws again until all numbers lie within its bounds, and
-    would wait for ever on numbers that nobody draws.
+    Bare draws give zeros instead: `trunc_normal_` draws again until all numbers lie within its bounds, and would wait
+    for ever on numbers that nobody draws.
     """
 
-    DRAWING = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
+    # Tensor's methods and torch.nn.init's functions: a mode does not see the calls inside a function that it let through.
+    # By name, since transformers puts functions of its own in the place of torch's while it builds.
+    DRAWING = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in self.DRAWING:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", None) not in self.DRAWING:
+            return func(*args, **kwargs)
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
             return args[0].zero_()
-        return func(*args, **(kwargs or {}))
+        return args[0] if args else kwargs["tensor"]
 
 
 def build(cls: type[AnyJudge], config: dict[str, Any], files: Sequence[str]) -> AnyJudge:
     """A judge whose parameters hold nothing yet. Raises BadWeights for a config that no judge can be built from."""
     try:
-        with NoRandomInit():
+        with torch.random.fork_rng(devices=[]), NoRandomInit():  # loading leaves the caller's random numbers alone
             return cls(config)
     except BAD_CONFIG as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
