@@ -45,28 +45,33 @@ def redenoise(
     guidance_scale: float = 5.5,
     inversion_guidance_scale: float = 1.0,
     num_inference_steps: int = REDENOISE_STEPS,
+    num_steps_down: int = 1,
     solver: str = "ddim",
     evaluate_at: str = "t",
 ) -> Tensor:
     """Target noise (B, C, h, w) from source noise (B, C, h, w): one step down from T to T-k, one inversion step back.
 
-    `evaluate_at` is the timestep at which the model is asked for the inversion step: "t" (T, as the published code and
-    the paper's Eq. 2) or "t-k" (where the latents are). At ten steps of 1000, T is 901 and T-k is 801 by DDIM's
-    schedule, 811 by DPM-Solver's; the first step of either is the same function of T and T-k.
+    `evaluate_at` is the timestep at which the model is asked for an inversion step: "t" (where it leads, as the
+    published code and the paper's Eq. 2) or "t-k" (where the latents are). At ten steps of 1000, T is 901 and T-k is
+    801 by DDIM's schedule, 811 by DPM-Solver's; the first step of either is the same function of T and T-k.
 
-    Raises: InvalidInput for an unknown solver or `evaluate_at`, or for fewer than 2 steps.
+    Differs from the paper: `num_steps_down` steps may be taken before as many are taken back. Several small steps follow
+    the path that a picture takes, and one large step leaves it.
+
+    Raises: InvalidInput for an unknown solver or `evaluate_at`, for fewer than 2 steps, or for more steps down than the
+    schedule has before its last.
     """
     if solver not in SOLVERS:
         raise InvalidInput(f"Unknown solver {solver!r}: choose one of {', '.join(SOLVERS)}.")
     if evaluate_at not in ("t", "t-k"):
         raise InvalidInput(f"The inversion step is evaluated at 't' or 't-k', got {evaluate_at!r}.")
-    _check_num_steps(num_inference_steps)
+    _check_num_steps(num_inference_steps, num_steps_down)
     down, back = (getattr(diffusers, name) for name in SOLVERS[solver])
     config = pipeline.scheduler.config
-    first = _first_step_of(down, config)
+    first = _first_steps_of(down, config, num_steps_down)
     common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "seeds": [0] * len(source)}
     latents = denoise(pipeline, source, embeddings, sampler=first, guidance_scale=guidance_scale, **common)
-    inversion = _step_back_of(back, config, first.span, evaluate_at)
+    inversion = _steps_back_of(back, config, first.path, evaluate_at)
     target = denoise(
         pipeline, latents, embeddings, sampler=inversion, guidance_scale=inversion_guidance_scale, **common
     )
@@ -89,7 +94,7 @@ def repaint(
     Raises: InvalidInput for fewer than 2 steps.
     """
     _check_num_steps(num_inference_steps)
-    scheduler = _first_step_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
+    scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
     latents = denoise(
         pipeline,
         source,
@@ -99,7 +104,7 @@ def repaint(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
-    noisy, cleaner = scheduler.span
+    noisy, cleaner = scheduler.path
     kept = scheduler.alphas_cumprod[noisy] / scheduler.alphas_cumprod[cleaner]
     # Other numbers than the source's own, or the fresh noise would be the source noise again.
     fresh = source_noise([(seed + 2**31) % 2**32 for seed in seeds], source.shape[1:])
@@ -119,46 +124,52 @@ def _model_config(config: Any) -> dict:
     return {name: config[name] for name in names if name in config}
 
 
-def _check_num_steps(num_inference_steps: int) -> None:
+def _check_num_steps(num_inference_steps: int, num_steps_down: int = 1) -> None:
     if num_inference_steps < 2:
         raise InvalidInput(f"A step down and back needs a schedule of at least 2 steps, got {num_inference_steps}.")
+    if not 1 <= num_steps_down < num_inference_steps:
+        allowed = num_inference_steps - 1
+        raise InvalidInput(f"Of {num_inference_steps} steps 1 to {allowed} can be taken back, got {num_steps_down}.")
 
 
-def _first_step_of(scheduler_class: Any, config: Any) -> Any:
-    """A scheduler that takes only the first step of its schedule; its `span` is that step's (T, T-k)."""
+def _first_steps_of(scheduler_class: Any, config: Any, num_steps: int = 1) -> Any:
+    """A scheduler that takes only the first steps of its schedule; its `path` is their timesteps (T, T-k, ...)."""
 
-    class FirstStep(scheduler_class):
+    class FirstSteps(scheduler_class):
         timesteps: Tensor
 
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
-            self.span = (int(self.timesteps[0]), int(self.timesteps[1]))
-            self.timesteps = self.timesteps[:1]
+            self.path = tuple(self.timesteps[: num_steps + 1].tolist())
+            self.timesteps = self.timesteps[:num_steps]
 
-    return FirstStep(**_model_config(config), **_spacing(scheduler_class))
+    return FirstSteps(**_model_config(config), **_spacing(scheduler_class))
 
 
-def _step_back_of(scheduler_class: Any, config: Any, span: tuple[int, int], evaluate_at: str) -> Any:
-    """An inverse scheduler that takes the one step from T-k to T, for `span` = (T, T-k)."""
-    noisy, cleaner = span
+def _steps_back_of(scheduler_class: Any, config: Any, path: tuple[int, ...], evaluate_at: str) -> Any:
+    """An inverse scheduler that goes back along `path` = (T, T-k, ...), from its last timestep to its first."""
+    upwards = path[::-1]
+    asked = upwards[1:] if evaluate_at == "t" else upwards[:-1]
+    leads_to = dict(zip(asked, upwards[1:], strict=True))
 
-    class StepBack(scheduler_class):
+    class StepsBack(scheduler_class):
         timesteps: Tensor
 
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
-            # The pipeline asks the model at the timestep that it finds here.
-            self.timesteps = self.timesteps.new_tensor([noisy if evaluate_at == "t" else cleaner])
+            self.timesteps = self.timesteps.new_tensor(asked)  # where the pipeline asks the model
             if isinstance(self, diffusers.DPMSolverMultistepInverseScheduler):
                 # This class steps between sigmas. Its own schedule ends at the last training timestep and not at the T
                 # where the way down began, so that its last step would not be the inverse of the step down.
-                signal = self.alphas_cumprod[[cleaner, noisy]]
+                signal = self.alphas_cumprod[list(upwards)]
                 self.sigmas = ((1 - signal) / signal).sqrt()
 
         def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
-            return super().step(model_output, noisy, sample, **kwargs)  # DDIM's inverse names a step by where it ends
+            if isinstance(self, diffusers.DDIMInverseScheduler):
+                timestep = leads_to[int(timestep)]  # this class names a step by where it ends
+            return super().step(model_output, timestep, sample, **kwargs)
 
-    return StepBack(**_model_config(config), **_spacing(scheduler_class))
+    return StepsBack(**_model_config(config), **_spacing(scheduler_class))
 
 
 def _spacing(scheduler_class: Any) -> dict:

@@ -1,14 +1,21 @@
 """Collect noise pairs: random source noise and the target noise that re-denoise sampling makes of it, both judged.
 
     python train/collect_pairs.py runs/pairs --num-pairs 2000
+    python train/collect_pairs.py runs/pairs --num-pairs 2000 --targets source 10x1 20x3
     torchrun --standalone --nproc-per-node 2 train/collect_pairs.py runs/pairs --num-pairs 2000
 
-Pair i is a function of (--seed, i), whoever makes it, so that any number of workers make the same data set. Killed and
-started again, it goes on with the first shard that is missing or damaged.
+Source i is a function of (--seed, i), whoever makes it, so that any number of workers make the same data set. Killed
+and started again, it goes on with the first shard that is missing or damaged.
+
+One source may get several targets, of which training takes the best (--filter best). A target is named after its
+schedule: 10x1 goes 1 of 10 steps down and back, as the paper does; 20x3@7.5 goes 3 of 20 at guidance 7.5; `source` is
+the source noise itself, for where nothing is better.
 """
 
+import json
 import os
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,9 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from golden.compare import Model, load_model
 from golden.errors import ArgumentParser, InvalidInput, run_command
 from golden.noise import MAX_SEED, SOLVERS, redenoise, source_noise
-from golden.pipelines import decode, denoise, encode_prompts, latent_shape, repeat_embeddings
-from golden.shapes import check_image, training_captions
+from golden.pipelines import Embeddings, decode, denoise, encode_prompts, latent_shape, repeat_embeddings
+from golden.shapes import Verdict, check_image, training_captions
 from train.pairs import Shard, is_intact, quarantine, write_manifest, write_shard
+
+DECODE_ROWS = 8  # pictures decoded at a time: small enough for a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,12 @@ class Settings:
     seed: int = 0
     shard_size: int = 64
     num_inference_steps: int = 20
+    targets: tuple[str, ...] = ("10x1",)
     redenoise_guidance_scale: float | None = None
     inversion_guidance_scale: float = 1.0
-    redenoise_steps: int = 10
     redenoise_solver: str | None = None
     evaluate_at: str = "t"
+    judged: bool = True
     bf16: bool = False
 
 
@@ -59,39 +70,65 @@ def shard_inputs(settings: Settings, index: int, prompts: list[str] | None) -> t
     return chosen, [int(seed) for seed in rng.integers(2**16, MAX_SEED, settings.shard_size)]
 
 
-def collect_shard(model: Model, settings: Settings, index: int, prompts: list[str] | None = None) -> Shard:
-    """Render and judge one shard's pairs: source and target go through the pipeline in one batch."""
-    spec, pipeline = model.spec, model.pipeline
-    chosen, seeds = shard_inputs(settings, index, prompts)
-    embeddings = encode_prompts(pipeline, chosen)
-    source = source_noise(seeds, latent_shape(pipeline))
-    target = redenoise(
-        pipeline,
+def make_target(name: str, model: Model, settings: Settings, source: Tensor, embeddings: Embeddings) -> Tensor:
+    """Target noise (B, C, h, w) by its name in --targets. Raises: InvalidInput for a name that says nothing."""
+    if name == "source":
+        return source
+    parts = re.fullmatch(r"(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", name)
+    if not parts:
+        raise InvalidInput(
+            f"A target is 'source' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, got {name[:40]!r}."
+        )
+    spec = model.spec
+    return redenoise(
+        model.pipeline,
         source,
         embeddings,
-        guidance_scale=settings.redenoise_guidance_scale or spec.redenoise_guidance_scale,
+        guidance_scale=float(parts[3] or settings.redenoise_guidance_scale or spec.redenoise_guidance_scale),
         inversion_guidance_scale=settings.inversion_guidance_scale,
-        num_inference_steps=settings.redenoise_steps,
+        num_inference_steps=int(parts[1]),
+        num_steps_down=int(parts[2]),
         solver=settings.redenoise_solver or spec.redenoise_solver,
         evaluate_at=settings.evaluate_at,
     )
-    latents = denoise(
-        pipeline,
-        torch.cat([source, target]),
-        repeat_embeddings(embeddings, 2),
-        [*seeds, *seeds],
-        sampler=spec.sampler,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=spec.guidance_scale,
+
+
+def collect_shard(model: Model, settings: Settings, index: int, prompts: list[str] | None = None) -> Shard:
+    """Make one shard's pairs, every target of a source beside the others; render and judge them if it is asked for."""
+    chosen, seeds = shard_inputs(settings, index, prompts)
+    embeddings = encode_prompts(model.pipeline, chosen)
+    source = source_noise(seeds, latent_shape(model.pipeline))
+    targets = {name: make_target(name, model, settings, source, embeddings) for name in settings.targets}
+    sources = pd.DataFrame(
+        {"index": np.arange(len(seeds)) + index * settings.shard_size, "prompt": chosen, "seed": seeds}
     )
-    images = decode(pipeline, latents)
-    rows = pd.DataFrame({"index": np.arange(len(seeds)) + index * settings.shard_size, "prompt": chosen, "seed": seeds})
-    if spec.is_shapes:
-        for name, pictures in (("source", images[: len(seeds)]), ("target", images[len(seeds) :])):
-            verdicts = [check_image(prompt, picture) for prompt, picture in zip(chosen, pictures, strict=True)]
-            rows[f"{name}_right"] = [verdict.correct for verdict in verdicts]
-            rows[f"{name}_score"] = [verdict.score for verdict in verdicts]
-    return Shard(source, target, rows)
+    parts = [sources.assign(target=name) for name in targets]
+    if settings.judged and model.spec.is_shapes:
+        noises = {"source": source} | targets
+        verdicts = dict(zip(noises, judge(model, settings, list(noises.values()), chosen, seeds), strict=True))
+        for part, name in zip(parts, targets, strict=True):
+            for side, of in (("source", "source"), ("target", name)):
+                part[f"{side}_right"] = [verdict.correct for verdict in verdicts[of]]
+                part[f"{side}_score"] = [verdict.score for verdict in verdicts[of]]
+    return Shard(source.repeat(len(targets), 1, 1, 1), torch.cat([*targets.values()]), pd.concat(parts))
+
+
+def judge(
+    model: Model, settings: Settings, noises: list[Tensor], prompts: list[str], seeds: list[int]
+) -> list[list[Verdict]]:
+    """The checker's verdicts on what becomes of each noise (B, C, h, w): all go through the pipeline in one batch."""
+    latents = denoise(
+        model.pipeline,
+        torch.cat(noises),
+        repeat_embeddings(encode_prompts(model.pipeline, prompts), len(noises)),
+        seeds * len(noises),
+        sampler=model.spec.sampler,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=model.spec.guidance_scale,
+    )
+    images = [image for part in latents.split(DECODE_ROWS) for image in decode(model.pipeline, part)]
+    verdicts = [check_image(prompt, image) for prompt, image in zip(prompts * len(noises), images, strict=True)]
+    return [verdicts[start : start + len(prompts)] for start in range(0, len(verdicts), len(prompts))]
 
 
 def read_prompts(path: Path | None) -> list[str] | None:
@@ -109,31 +146,42 @@ def main() -> None:
     defaults = Settings()
     parser.add_argument("folder", type=Path, help="where the shards go")
     parser.add_argument("--model", default=defaults.model)
-    parser.add_argument("--num-pairs", type=int, default=2000, help="rounded up to whole shards")
+    parser.add_argument("--num-pairs", type=int, default=2000, help="source noises, rounded up to whole shards")
     parser.add_argument(
         "--prompts", type=Path, help="text file, one prompt a line (default: captions of the shapes world)"
     )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--shard-size", type=int, default=defaults.shard_size, help="pairs in a batch and in a shard")
-    parser.add_argument("--num-inference-steps", type=int, default=defaults.num_inference_steps)
+    parser.add_argument(
+        "--num-inference-steps", type=int, default=defaults.num_inference_steps, help="of the pictures that are judged"
+    )
+    parser.add_argument("--targets", nargs="+", default=defaults.targets, help="how targets are made, as above")
     parser.add_argument("--redenoise-guidance-scale", type=float, help="(default: the model's)")
     parser.add_argument("--inversion-guidance-scale", type=float, default=defaults.inversion_guidance_scale)
-    parser.add_argument("--redenoise-steps", type=int, default=defaults.redenoise_steps)
     parser.add_argument("--redenoise-solver", choices=[*SOLVERS], help="(default: the model's)")
     parser.add_argument("--evaluate-at", choices=["t", "t-k"], default=defaults.evaluate_at)
+    parser.add_argument("--unjudged", dest="judged", action="store_false", help="make noises alone, and no pictures")
     parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    arguments.targets = tuple(arguments.targets)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     if arguments.num_pairs < 1 or settings.shard_size < 1:
         raise InvalidInput("--num-pairs and --shard-size must be 1 or more.")
+    if len(set(settings.targets)) < len(settings.targets):
+        raise InvalidInput(f"Each target goes once into a data set, got {' '.join(settings.targets)}.")
     prompts = read_prompts(arguments.prompts)
     rank, num_workers = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         versions = {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
         write_manifest(
-            arguments.folder, {"settings": asdict(settings), "versions": versions, "platform": platform.platform()}
+            arguments.folder,
+            {
+                "settings": json.loads(json.dumps(asdict(settings))),
+                "versions": versions,
+                "platform": platform.platform(),
+            },
         )
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if arguments.device == "cuda" else arguments.device
     model = load_model(settings.model, device=device)

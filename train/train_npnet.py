@@ -33,13 +33,22 @@ from golden.npnet import NPNet, NPNetConfig, SwinConfig, load_npnet, save_npnet
 from golden.pipelines import encode_prompts
 from train.pairs import read_manifest, read_shards, stack_shards
 
+
+def is_best(rows: pd.DataFrame) -> pd.Series:
+    """Whether a row's target is the best of its source's, where they differ; equally good ones are all kept."""
+    scores = rows.groupby("index")["target_score"]
+    best = scores.transform("max")
+    return (rows["target_score"] == best) & (best > scores.transform("min"))
+
+
 # name -> which rows of a data set are trained on. Source: section 3.2 of the paper keeps pairs that a judge says got
-# better; "right" and "not_worse" use the exact checker of the shapes world.
+# better; the scores are those of the exact checker of the shapes world.
 FILTERS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "all": lambda rows: pd.Series(True, rows.index),
     "improved": lambda rows: rows["target_score"] > rows["source_score"],
     "not_worse": lambda rows: rows["target_score"] >= rows["source_score"],
     "right": lambda rows: rows["target_right"],
+    "best": is_best,
 }
 VALIDATION_SHARE = 0.05
 

@@ -1,0 +1,140 @@
+"""Collection on the embedded model: determinism, resume, workers, several targets, bad input."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from golden.compare import Model, load_model
+from golden.errors import InvalidInput
+from golden.noise import redenoise, source_noise
+from golden.pipelines import encode_prompts
+from golden.shapes import load_test_prompts
+from train.collect_pairs import Settings, collect_shard, make_target, read_prompts, shard_inputs
+from train.pairs import finished_shards, read_shard
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = Settings(shard_size=3, num_inference_steps=2, targets=("source", "10x1", "20x2@3"))
+OPTIONS = ["--shard-size", "2", "--num-inference-steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("shapes")
+
+
+def test_a_shards_inputs_depend_on_the_seed_and_the_index_alone():
+    captions, seeds = shard_inputs(QUICK, 4, None)
+    assert (captions, seeds) == shard_inputs(replace(QUICK, targets=("10x1",)), 4, None)
+    assert captions != shard_inputs(QUICK, 5, None)[0]
+    assert captions != shard_inputs(replace(QUICK, seed=1), 4, None)[0]
+    assert min(seeds) >= 2**16
+
+
+def test_test_prompts_are_not_collected():
+    tested = {row["prompt"] for row in load_test_prompts()}
+    for index in range(20):
+        assert not tested.intersection(shard_inputs(replace(QUICK, shard_size=64), index, None)[0])
+
+
+def test_own_prompts_go_round(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a star\n\n  a heart \n")
+    prompts = read_prompts(path)
+    assert shard_inputs(QUICK, 0, prompts)[0] == ["a star", "a heart", "a star"]
+    assert shard_inputs(QUICK, 1, prompts)[0] == ["a heart", "a star", "a heart"]
+    with pytest.raises(InvalidInput, match="no prompts"):
+        read_prompts(tmp_path / "nowhere.txt")
+
+
+def test_a_shard_holds_every_target_of_every_source(model):
+    shard = collect_shard(model, QUICK, 0)
+    captions, seeds = shard_inputs(QUICK, 0, None)
+    assert shard.source_noise.shape == shard.target_noise.shape == (9, 4, 16, 16)
+    assert shard.rows["target"].tolist() == [name for name in QUICK.targets for _ in range(3)]
+    assert shard.rows["prompt"].tolist() == captions * 3
+    assert shard.rows["index"].tolist() == [0, 1, 2] * 3
+    source = source_noise(seeds, (4, 16, 16))
+    assert torch.equal(shard.source_noise, source.repeat(3, 1, 1, 1))
+    assert torch.equal(shard.target_noise[:3], source)
+    expected = redenoise(
+        model.pipeline,
+        source,
+        encode_prompts(model.pipeline, captions),
+        guidance_scale=3.0,
+        num_inference_steps=20,
+        num_steps_down=2,
+    )
+    assert torch.allclose(shard.target_noise[6:], expected, atol=1e-4)
+    own = shard.rows[shard.rows["target"] == "source"]
+    assert own["source_score"].tolist() == own["target_score"].tolist()
+    assert shard.rows["source_score"].tolist() == own["source_score"].tolist() * 3
+
+
+def test_unjudged_pairs_have_the_same_noises_and_no_scores(model):
+    judged, unjudged = (collect_shard(model, replace(QUICK, judged=side), 1) for side in (True, False))
+    assert torch.equal(judged.target_noise, unjudged.target_noise)
+    assert [*unjudged.rows.columns] == ["index", "prompt", "seed", "target"]
+
+
+@pytest.mark.parametrize("name", ["", "10", "x", "10x", "-1x1", "10x1@", "10x1@-2", "10x1 ", "source2", "1e3x1"])
+def test_a_target_that_says_nothing_is_refused(model, name):
+    with pytest.raises(InvalidInput, match="STEPSxDOWN"):
+        make_target(name, model, QUICK, source_noise([0], (4, 16, 16)), {})
+
+
+@pytest.mark.parametrize("name", ["1x1", "10x10", "10x0"])
+def test_a_target_beyond_its_schedule_is_refused(model, name):
+    source = source_noise([0], (4, 16, 16))
+    with pytest.raises(InvalidInput, match="step"):
+        make_target(name, model, QUICK, source, encode_prompts(model.pipeline, ["a star"]))
+
+
+def collect(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "train/collect_pairs.py", str(folder), *OPTIONS, *options]
+    variables = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables, timeout=300)
+
+
+def test_two_workers_make_what_one_makes_and_damage_is_mended(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert collect(one, "--num-pairs", "4").returncode == 0
+    for rank in ("1", "0"):
+        done = collect(two, "--num-pairs", "4", RANK=rank, WORLD_SIZE="2", LOCAL_RANK=rank)
+        assert done.returncode == 0, done.stderr
+    assert finished_shards(one) == finished_shards(two) == [0, 1]
+    for index in (0, 1):
+        left, right = read_shard(one, index), read_shard(two, index)
+        assert torch.equal(left.target_noise, right.target_noise)
+        pd.testing.assert_frame_equal(left.rows, right.rows)
+
+    before = read_shard(one, 1)
+    (one / "shard-00001.safetensors").write_bytes(b"damaged")
+    assert collect(one, "--num-pairs", "4").returncode == 0
+    assert torch.equal(read_shard(one, 1).target_noise, before.target_noise)
+    assert [path.name for path in (one / "quarantine").iterdir() if path.suffix == ".safetensors"]
+
+    other = collect(one, "--num-pairs", "4", "--seed", "9")
+    assert other.returncode == 2
+    assert "seed=0, not 9" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--num-pairs", "0"],
+        ["--shard-size", "0"],
+        ["--targets", "10x1", "10x1"],
+        ["--targets", "ten"],
+        ["--redenoise-solver", "euler"],
+        ["--model", "nope"],
+    ],
+)
+def test_bad_arguments_end_in_one_line(tmp_path, options):
+    done = collect(tmp_path / "pairs", *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,90 @@
+"""The shard format: what is written is read, what is damaged is refused, what differs is not mixed."""
+
+import pandas as pd
+import pytest
+import torch
+
+from golden.errors import BadWeights, InvalidInput
+from train.pairs import (
+    Shard,
+    finished_shards,
+    is_intact,
+    quarantine,
+    read_manifest,
+    read_shard,
+    read_shards,
+    shard_paths,
+    stack_shards,
+    write_manifest,
+    write_shard,
+)
+
+
+def make_shard(first: int = 0, num: int = 3) -> Shard:
+    generator = torch.Generator().manual_seed(first)
+    source, target = (torch.randn(num, 4, 2, 2, generator=generator) for _ in range(2))
+    rows = pd.DataFrame({"index": range(first, first + num), "prompt": "a star", "seed": 2**32 - 1})
+    return Shard(source, target, rows)
+
+
+def test_a_shard_comes_back(tmp_path):
+    shard = make_shard()
+    write_shard(tmp_path, 7, shard)
+    back = read_shard(tmp_path, 7)
+    assert torch.equal(back.source_noise, shard.source_noise.half())
+    assert torch.equal(back.target_noise, shard.target_noise.half())
+    pd.testing.assert_frame_equal(back.rows, shard.rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in shard_paths(tmp_path, 7))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_one_flipped_byte_is_noticed(tmp_path, part):
+    write_shard(tmp_path, 0, make_shard())
+    path = shard_paths(tmp_path, 0)[part]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert not is_intact(tmp_path, 0)
+    with pytest.raises(BadWeights, match="run the collection again"):
+        read_shard(tmp_path, 0)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_shard_without_one_of_its_files_is_not_there(tmp_path, part):
+    write_shard(tmp_path, 0, make_shard())
+    shard_paths(tmp_path, 0)[part].unlink()
+    assert not is_intact(tmp_path, 0)
+
+
+def test_quarantine_moves_what_there_is(tmp_path):
+    write_shard(tmp_path, 0, make_shard())
+    shard_paths(tmp_path, 0)[1].unlink()
+    quarantine(tmp_path, 0)
+    assert finished_shards(tmp_path) == []
+    assert len(list((tmp_path / "quarantine").iterdir())) == 2
+
+
+def test_shards_are_read_in_order_and_stacked(tmp_path):
+    for index in (2, 0):
+        write_shard(tmp_path, index, make_shard(first=3 * index))
+    assert finished_shards(tmp_path) == [0, 2]
+    stacked = stack_shards(list(read_shards(tmp_path)))
+    assert stacked.rows["index"].tolist() == [0, 1, 2, 6, 7, 8]
+    assert stacked.source_noise.dtype == torch.float32
+    assert torch.equal(stacked.source_noise[3:], make_shard(first=6).source_noise.half().float())
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="no pairs"):
+        next(read_shards(tmp_path))
+    with pytest.raises(InvalidInput, match=r"no manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_one_data_set_has_one_set_of_settings(tmp_path):
+    settings = {"seed": 1, "targets": ["10x1"]}
+    write_manifest(tmp_path, {"settings": settings, "versions": {"torch": "2"}})
+    write_manifest(tmp_path, {"settings": settings, "versions": {"torch": "3"}})  # the first one's versions stay
+    assert read_manifest(tmp_path) == {"settings": settings, "versions": {"torch": "2"}}
+    with pytest.raises(InvalidInput, match="seed=1, not 2"):
+        write_manifest(tmp_path, {"settings": settings | {"seed": 2}})
