@@ -110,12 +110,19 @@ class Timings:
 
 
 class Renderer:
-    """A loaded model, the networks that variants may ask for, and the judges."""
+    """A loaded model, the networks that variants may ask for, and the judges; `bf16` renders in half precision."""
 
-    def __init__(self, model: Model, npnets: Mapping[str, NPNet] | None = None, judges: JudgeSet | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        npnets: Mapping[str, NPNet] | None = None,
+        judges: JudgeSet | None = None,
+        bf16: bool = False,
+    ) -> None:
         self.model = model
         self.npnets = dict(npnets or {})
         self.judges = judges
+        self.bf16 = bf16
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
         """Make one noise of every arm, so that whatever is missing is said before the first picture."""
@@ -143,6 +150,12 @@ class Renderer:
         self, variants: Sequence[Variant], noises: Mapping[str, Tensor], units: Sequence[Unit], timings: Timings
     ) -> dict[str, list[Image.Image]]:
         """By variant, its pictures, one per unit; variants with the same sampling go through the model together."""
+        with torch.autocast(self.model.pipeline.device.type, torch.bfloat16, enabled=self.bf16):
+            return self._render(variants, noises, units, timings)
+
+    def _render(
+        self, variants: Sequence[Variant], noises: Mapping[str, Tensor], units: Sequence[Unit], timings: Timings
+    ) -> dict[str, list[Image.Image]]:
         pictures = {}
         prompts, seeds = [unit.prompt.text for unit in units], [unit.seed for unit in units]
         for sampling, group in group_by_sampling(variants).items():

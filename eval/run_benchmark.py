@@ -58,7 +58,8 @@ class Settings:
     npnet: Path | None = None
     judges: tuple[str, ...] = ()
     judge_weights: str = "embedded"
-    batch_size: int = 128
+    batch_size: int = 32
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
     if not spec.is_shapes and judges is None:
         raise InvalidInput(f"Nothing can measure pictures of {spec.name!r}: choose judges with --judges.")
     model = load_model(settings.model, npnet=settings.npnet, device=device)
-    renderer = Renderer(model, judges=judges)
+    renderer = Renderer(model, judges=judges, bf16=settings.bf16)
     renderer.check(variants, prompts.prompts[0])
     seeds = list(range(settings.first_seed, settings.first_seed + settings.seeds))
     return Run(settings, prompts, seeds, variants, renderer, judges.names if judges else ())
@@ -137,6 +138,7 @@ def identify(run: Run) -> dict:
         "seeds": {"first": settings.first_seed, "num": settings.seeds},
         "variants": [asdict(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
+        "bf16": settings.bf16,
         "judges": list(run.judge_names),
         "judge_weights": settings.judge_weights if run.judge_names else None,
         "weights": hash_model(model.spec),
@@ -230,6 +232,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--judges", nargs="+", default=[], metavar="JUDGE", help=f"all, or of {', '.join(JUDGES)}")
     parser.add_argument("--judge-weights", choices=WEIGHT_SETS, default=defaults.judge_weights)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="pictures denoised at a time")
+    parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast): twice as fast on some CPUs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--keep-pictures", action="store_true", help="keep every picture as PNG")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/SUITE)")

@@ -16,7 +16,7 @@ from golden.noise import source_noise
 from golden.npnet import load_npnet
 from golden.shapes import sample_caption
 from train.pairs import Shard, write_manifest, write_shard
-from train.train_npnet import FILTERS, Settings, is_best, load_pairs, make_npnet, mean_squared_error, train
+from train.train_npnet import FILTERS, Settings, find_filter, is_best, load_pairs, make_npnet, mean_squared_error, train
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = Settings(num_epochs=3, batch_size=16, learning_rate=3e-3, ema_decay=0.5, swin_width=16)
@@ -107,6 +107,33 @@ def test_filters_keep_what_they_say():
 def test_the_best_target_of_each_source_is_kept_where_they_differ():
     rows = pd.DataFrame({"index": [0, 1, 2, 0, 1, 2, 0, 1, 2], "target_score": [0.5, 1, 1, 1, 1, 0, 1, 1, 0.5]})
     assert is_best(rows).tolist() == [False, False, True, True, False, False, True, False, False]
+
+
+def test_judges_filter_one_by_one_together_and_by_vote():
+    gains = {"HPSv2": [1.0, 0.1, 1.0], "AES": [1.0, 1.0, -1.0], "MPS": [0.0, 1.0, -1.0]}
+    rows = pd.DataFrame({f"source_{name}": [5.0] * 3 for name in gains})
+    for name, gain in gains.items():
+        rows[f"target_{name}"] = 5 + np.array(gain)
+
+    def kept(name: str, margin: float = 0.0) -> list[bool]:
+        return find_filter(name, [*rows.columns], margin)(rows).tolist()
+
+    assert kept("HPSv2") == [True, True, True]
+    assert kept("HPSv2", 0.5) == [True, False, True]
+    assert kept("MPS") == [False, True, False]  # a tie is no gain
+    assert kept("HPSv2+AES") == [True, True, False]
+    assert kept("vote") == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["nope", "", "PickScore", "HPSv2+nope", "HPSv2+", "vote+HPSv2"])
+def test_an_unknown_filter_lists_what_there_is(name):
+    with pytest.raises(InvalidInput, match=r"all, improved, .*, HPSv2, vote"):
+        find_filter(name, ["target_HPSv2", "source_HPSv2", "target_score"])
+
+
+def test_judges_that_were_not_recorded_cannot_filter():
+    with pytest.raises(InvalidInput, match="Unknown filter 'vote'"):
+        find_filter("vote", ["target_score"])
 
 
 def test_a_filter_that_keeps_nothing_is_refused(folder, monkeypatch):

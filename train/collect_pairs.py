@@ -20,6 +20,7 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -32,10 +33,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from golden.compare import Model, load_model
-from golden.errors import ArgumentParser, InvalidInput, run_command
+from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
+from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, load_judges
 from golden.noise import MAX_SEED, SOLVERS, redenoise, source_noise
 from golden.pipelines import Embeddings, decode, denoise, encode_prompts, latent_shape, repeat_embeddings
-from golden.shapes import Verdict, check_image, training_captions
+from golden.shapes import check_image, training_captions
 from train.pairs import Shard, is_intact, quarantine, write_manifest, write_shard
 
 DECODE_ROWS = 8  # pictures decoded at a time: small enough for a CPU's caches
@@ -55,6 +57,8 @@ class Settings:
     redenoise_solver: str | None = None
     evaluate_at: str = "t"
     judged: bool = True
+    judges: tuple[str, ...] = ()
+    judge_weights: str = "embedded"
     bf16: bool = False
 
 
@@ -93,7 +97,9 @@ def make_target(name: str, model: Model, settings: Settings, source: Tensor, emb
     )
 
 
-def collect_shard(model: Model, settings: Settings, index: int, prompts: list[str] | None = None) -> Shard:
+def collect_shard(
+    model: Model, settings: Settings, index: int, prompts: list[str] | None = None, judges: JudgeSet | None = None
+) -> Shard:
     """Make one shard's pairs, every target of a source beside the others; render and judge them if it is asked for."""
     chosen, seeds = shard_inputs(settings, index, prompts)
     embeddings = encode_prompts(model.pipeline, chosen)
@@ -103,20 +109,28 @@ def collect_shard(model: Model, settings: Settings, index: int, prompts: list[st
         {"index": np.arange(len(seeds)) + index * settings.shard_size, "prompt": chosen, "seed": seeds}
     )
     parts = [sources.assign(target=name) for name in targets]
-    if settings.judged and model.spec.is_shapes:
+    if settings.judged:
         noises = {"source": source} | targets
-        verdicts = dict(zip(noises, judge(model, settings, list(noises.values()), chosen, seeds), strict=True))
-        for part, name in zip(parts, targets, strict=True):
-            for side, of in (("source", "source"), ("target", name)):
-                part[f"{side}_right"] = [verdict.correct for verdict in verdicts[of]]
-                part[f"{side}_score"] = [verdict.score for verdict in verdicts[of]]
+        figures = dict(zip(noises, judge(model, judges, settings, list(noises.values()), chosen, seeds), strict=True))
+        parts = [
+            part.join(figures["source"].add_prefix("source_")).join(figures[name].add_prefix("target_"))
+            for part, name in zip(parts, targets, strict=True)
+        ]
     return Shard(source.repeat(len(targets), 1, 1, 1), torch.cat([*targets.values()]), pd.concat(parts))
 
 
 def judge(
-    model: Model, settings: Settings, noises: list[Tensor], prompts: list[str], seeds: list[int]
-) -> list[list[Verdict]]:
-    """The checker's verdicts on what becomes of each noise (B, C, h, w): all go through the pipeline in one batch."""
+    model: Model,
+    judges: JudgeSet | None,
+    settings: Settings,
+    noises: list[Tensor],
+    prompts: list[str],
+    seeds: list[int],
+) -> list[pd.DataFrame]:
+    """What becomes of each noise (B, C, h, w): B rows of the checker's verdicts and of every judge's scores.
+
+    All noises go through the pipeline in one batch. Raises: GoldenError with the sentence of a judge that fails.
+    """
     latents = denoise(
         model.pipeline,
         torch.cat(noises),
@@ -127,8 +141,20 @@ def judge(
         guidance_scale=model.spec.guidance_scale,
     )
     images = [image for part in latents.split(DECODE_ROWS) for image in decode(model.pipeline, part)]
-    verdicts = [check_image(prompt, image) for prompt, image in zip(prompts * len(noises), images, strict=True)]
-    return [verdicts[start : start + len(prompts)] for start in range(0, len(verdicts), len(prompts))]
+    asked = prompts * len(noises)
+    figures: dict[str, Any] = {}
+    if model.spec.is_shapes:
+        verdicts = [check_image(prompt, image) for prompt, image in zip(asked, images, strict=True)]
+        figures["right"] = [verdict.correct for verdict in verdicts]
+        figures["score"] = [verdict.score for verdict in verdicts]
+    # Judges keep full precision: half of it ties scores of a pair.
+    with torch.autocast(model.pipeline.device.type, enabled=False):
+        for name, result in judges.stream(images, asked) if judges else ():
+            if isinstance(result, str):
+                raise GoldenError(f"{name} failed: {result}")
+            figures[name] = result.numpy()
+    table = pd.DataFrame(figures)
+    return [table[start : start + len(prompts)].reset_index(drop=True) for start in range(0, len(table), len(prompts))]
 
 
 def read_prompts(path: Path | None) -> list[str] | None:
@@ -161,10 +187,15 @@ def main() -> None:
     parser.add_argument("--redenoise-solver", choices=[*SOLVERS], help="(default: the model's)")
     parser.add_argument("--evaluate-at", choices=["t", "t-k"], default=defaults.evaluate_at)
     parser.add_argument("--unjudged", dest="judged", action="store_false", help="make noises alone, and no pictures")
+    parser.add_argument(
+        "--judges", nargs="+", default=(), metavar="JUDGE", help=f"record their scores: all, or of {', '.join(JUDGES)}"
+    )
+    parser.add_argument("--judge-weights", choices=WEIGHT_SETS, default=defaults.judge_weights)
     parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     arguments.targets = tuple(arguments.targets)
+    arguments.judges = tuple(JUDGES) if list(arguments.judges) == ["all"] else tuple(arguments.judges)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     if arguments.num_pairs < 1 or settings.shard_size < 1:
         raise InvalidInput("--num-pairs and --shard-size must be 1 or more.")
@@ -185,6 +216,9 @@ def main() -> None:
         )
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if arguments.device == "cuda" else arguments.device
     model = load_model(settings.model, device=device)
+    judges = load_judges(settings.judges, settings.judge_weights, device=device) if settings.judges else None
+    if settings.judged and not (model.spec.is_shapes or judges):
+        raise InvalidInput(f"Nothing can judge pictures of {settings.model!r}: choose --judges, or --unjudged.")
     num_shards = -(-arguments.num_pairs // settings.shard_size)
     bar = tqdm(range(rank, num_shards, num_workers), "shards", mininterval=2, disable=rank > 0)
     num_improved = num_done = 0
@@ -194,7 +228,7 @@ def main() -> None:
         quarantine(arguments.folder, index)
         # Autocast leaves latents in fp32; a CPU with bf16 instructions collects twice as fast with it.
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
-            shard = collect_shard(model, settings, index, prompts)
+            shard = collect_shard(model, settings, index, prompts, judges)
         write_shard(arguments.folder, index, shard)
         num_done += len(shard.rows)
         num_improved += (

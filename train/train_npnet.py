@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from golden.compare import load_model
 from golden.errors import ArgumentParser, InvalidInput, run_command
 from golden.files import atomic_path, write_bytes
+from golden.judges import JUDGES
 from golden.npnet import NPNet, NPNetConfig, SwinConfig, load_npnet, save_npnet
 from golden.pipelines import encode_prompts
 from train.pairs import read_manifest, read_shards, stack_shards
@@ -50,6 +51,30 @@ FILTERS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "right": lambda rows: rows["target_right"],
     "best": is_best,
 }
+
+
+def find_filter(name: str, columns: Sequence[str], margin: float = 0.0) -> Callable[[pd.DataFrame], pd.Series]:
+    """A filter of FILTERS, or of recorded judges: one's name, several joined by "+" (all must agree), or "vote" (most).
+
+    A judge keeps a pair whose target beats its source by more than `margin` of its units.
+    Source: section 3.2 of the paper (HPSv2, margin 0) and its Tables 8 and 9 (other judges, other margins).
+    Raises: InvalidInput listing what there is.
+    """
+    recorded = [column.removeprefix("target_") for column in columns if column.removeprefix("target_") in JUDGES]
+    if name in FILTERS:
+        return FILTERS[name]
+    names = recorded if name == "vote" else name.split("+")
+    if not names or not set(names) <= set(recorded):
+        have = ", ".join([*FILTERS, *recorded, *(["vote"] if recorded else [])])
+        raise InvalidInput(f"Unknown filter {name[:60]!r}: choose one of {have}; judges can be joined by '+'.")
+
+    def keep(rows: pd.DataFrame) -> pd.Series:
+        better = pd.DataFrame({judge: rows[f"target_{judge}"] > rows[f"source_{judge}"] + margin for judge in names})
+        return better.mean(axis=1) > 0.5 if name == "vote" else better.all(axis=1)
+
+    return keep
+
+
 VALIDATION_SHARE = 0.05
 
 
@@ -58,6 +83,8 @@ class Settings:
     """What decides the weights, beside the pairs. Source: the paper trains with AdamW, 1e-4, batch 64, 30 epochs."""
 
     filter: str = "right"
+    margin: float = 0.0
+    targets: tuple[str, ...] = ()
     num_epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -86,9 +113,16 @@ class Pairs:
         return self.source[index], self.prompt_embeds[self.prompt_index[index]], self.target[index]
 
 
-def load_pairs(folder: Path, filter_name: str) -> tuple[Pairs, Tensor, Tensor]:
-    """A data set and the indices of its training and validation rows; validation prompts are not trained on."""
+def load_pairs(
+    folder: Path, filter_name: str, targets: Sequence[str] = (), margin: float = 0.0
+) -> tuple[Pairs, Tensor, Tensor]:
+    """A data set and the indices of its training and validation rows; validation prompts are not trained on.
+
+    `targets` keeps those kinds of target alone, of a data set with several; none given keeps all.
+    """
     manifest = read_manifest(folder)
+    if unknown := set(targets) - set(manifest["settings"].get("targets", ())):
+        raise InvalidInput(f"{folder} has no target {min(unknown)!r}: it has {manifest['settings'].get('targets')}.")
     pairs = stack_shards(list(read_shards(folder)))
     pipeline = load_model(manifest["settings"]["model"]).pipeline
     prompts = list(dict.fromkeys(pairs.rows["prompt"]))
@@ -97,7 +131,9 @@ def load_pairs(folder: Path, filter_name: str) -> tuple[Pairs, Tensor, Tensor]:
     )
     position = {prompt: i for i, prompt in enumerate(prompts)}
     prompt_index = torch.tensor([position[prompt] for prompt in pairs.rows["prompt"]])
-    kept = FILTERS[filter_name](pairs.rows).to_numpy()
+    kept = find_filter(filter_name, [*pairs.rows.columns], margin)(pairs.rows).to_numpy()
+    if targets:
+        kept &= pairs.rows["target"].isin(targets).to_numpy()
     held_out = np.array(
         [zlib.crc32(prompt.encode()) % 1000 < 1000 * VALIDATION_SHARE for prompt in pairs.rows["prompt"]]
     )
@@ -215,7 +251,11 @@ def main() -> None:
     parser.add_argument("pairs", type=Path, help="folder made by train/collect_pairs.py")
     parser.add_argument("--out", type=Path, default=Path("runs/npnet"))
     parser.add_argument("--start", type=Path, help="NPNet file to fine-tune (default: train from nothing)")
-    parser.add_argument("--filter", choices=[*FILTERS], default=defaults.filter, help="which pairs are trained on")
+    parser.add_argument(
+        "--filter", default=defaults.filter, help=f"which pairs are trained on: {', '.join(FILTERS)}, judges, or vote"
+    )
+    parser.add_argument("--margin", type=float, default=defaults.margin, help="by how much a judge must be for a pair")
+    parser.add_argument("--targets", nargs="+", default=(), help="of a data set with several targets, these alone")
     parser.add_argument("--num-epochs", type=int, default=defaults.num_epochs)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
@@ -229,9 +269,10 @@ def main() -> None:
         "--swin-width", type=int, default=defaults.swin_width, help="of the small Swin, a multiple of 16"
     )
     arguments = parser.parse_args()
+    arguments.targets = tuple(arguments.targets)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pairs, train_rows, validation_rows = load_pairs(arguments.pairs, settings.filter)
+    pairs, train_rows, validation_rows = load_pairs(arguments.pairs, settings.filter, settings.targets, settings.margin)
     print(f"{len(train_rows)} pairs to train on, {len(validation_rows)} to validate on, of {len(pairs.source)}")
     start = load_npnet(arguments.start).requires_grad_(True) if arguments.start else None
     network = train(settings, pairs, train_rows, validation_rows, arguments.out, start)
