@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
     for side, values in zip(("source", "target"), right, strict=True):
         rows[f"{side}_right"], rows[f"{side}_score"] = values, values.astype(float)
     write_shard(folder, 0, Shard(source, source + picture, rows))
-    write_manifest(folder, {"settings": {"model": "shapes"}})
+    write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"]}})
     return folder
 
 
@@ -134,6 +134,13 @@ def test_an_unknown_filter_lists_what_there_is(name):
 def test_judges_that_were_not_recorded_cannot_filter():
     with pytest.raises(InvalidInput, match="Unknown filter 'vote'"):
         find_filter("vote", ["target_score"])
+
+
+def test_kinds_of_target_can_be_told_apart(folder):
+    _, rows, held_out = load_pairs(folder, "all", ["10x1"])
+    assert len(rows) + len(held_out) == NUM_PAIRS
+    with pytest.raises(InvalidInput, match="no target '20x3'"):
+        load_pairs(folder, "all", ["20x3"])
 
 
 def test_a_filter_that_keeps_nothing_is_refused(folder, monkeypatch):

@@ -230,11 +230,10 @@ def main() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16):
             shard = collect_shard(model, settings, index, prompts, judges)
         write_shard(arguments.folder, index, shard)
-        num_done += len(shard.rows)
-        num_improved += (
-            int((shard.rows["target_score"] > shard.rows["source_score"]).sum()) if "target_score" in shard.rows else 0
-        )
-        bar.set_postfix(improved=f"{num_improved / num_done:.1%}")
+        if "target_score" in shard.rows:
+            num_done += len(shard.rows)
+            num_improved += int((shard.rows["target_score"] > shard.rows["source_score"]).sum())
+            bar.set_postfix(improved=f"{num_improved / num_done:.1%}")
 
 
 if __name__ == "__main__":

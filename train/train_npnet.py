@@ -133,7 +133,7 @@ def load_pairs(
     prompt_index = torch.tensor([position[prompt] for prompt in pairs.rows["prompt"]])
     kept = find_filter(filter_name, [*pairs.rows.columns], margin)(pairs.rows).to_numpy()
     if targets:
-        kept &= pairs.rows["target"].isin(targets).to_numpy()
+        kept = kept & pairs.rows["target"].isin(targets).to_numpy()
     held_out = np.array(
         [zlib.crc32(prompt.encode()) % 1000 < 1000 * VALIDATION_SHARE for prompt in pairs.rows["prompt"]]
     )
