@@ -7,6 +7,7 @@ import torch
 from golden.errors import BadWeights, InvalidInput
 from train.pairs import (
     Shard,
+    describe_gains,
     finished_shards,
     is_intact,
     quarantine,
@@ -88,3 +89,22 @@ def test_one_data_set_has_one_set_of_settings(tmp_path):
     assert read_manifest(tmp_path) == {"settings": settings, "versions": {"torch": "2"}}
     with pytest.raises(InvalidInput, match="seed=1, not 2"):
         write_manifest(tmp_path, {"settings": settings | {"seed": 2}})
+
+
+def test_gains_are_told_by_target_and_figure():
+    rows = pd.DataFrame(
+        {
+            "target": ["source"] * 2 + ["10x1"] * 2,
+            "prompt": ["a star", "a heart"] * 2,
+            "source_right": [True, False] * 2,
+            "target_right": [True, False, True, True],
+            "source_AES": [1.0, 2.0] * 2,
+            "target_AES": [1.0, 2.0, 0.5, 1.5],
+        }
+    )
+    right, aes = describe_gains(rows)
+    assert right.split()[:5] == ["10x1", "right", "50.000", "->", "100.000"]
+    assert "+50.000" in right
+    assert aes.split()[1:5] == ["AES", "1.500", "->", "1.000"]
+    assert "-0.500 [-0.500, -0.500]  2 pairs" in aes
+    assert describe_gains(rows[["target", "prompt"]]) == []

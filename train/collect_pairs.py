@@ -38,7 +38,7 @@ from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, load_judges
 from golden.noise import MAX_SEED, SOLVERS, redenoise, source_noise
 from golden.pipelines import Embeddings, decode, denoise, encode_prompts, latent_shape, repeat_embeddings
 from golden.shapes import check_image, training_captions
-from train.pairs import Shard, is_intact, quarantine, write_manifest, write_shard
+from train.pairs import Shard, describe_gains, is_intact, quarantine, read_shards, write_manifest, write_shard
 
 DECODE_ROWS = 8  # pictures decoded at a time: small enough for a CPU's caches
 
@@ -234,6 +234,9 @@ def main() -> None:
             num_done += len(shard.rows)
             num_improved += int((shard.rows["target_score"] > shard.rows["source_score"]).sum())
             bar.set_postfix(improved=f"{num_improved / num_done:.1%}")
+    if rank == 0:
+        rows = pd.concat([shard.rows for shard in read_shards(arguments.folder)])
+        print("\n".join(describe_gains(rows)) or f"{len(rows)} pairs, not judged")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ class Settings:
     text: bool = True
     text_map_size: int = 8
     swin_width: int = 48
+    swin_depth: int = 2
+    drop_path_rate: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,10 @@ def make_npnet(settings: Settings, pairs: Pairs) -> NPNet:
         image_size=height,
         patch_size=1,
         embed_dim=settings.swin_width,
-        depths=(2,),
+        depths=(settings.swin_depth,),
         num_heads=(settings.swin_width // 16,),
         window_size=8,
+        drop_path_rate=settings.drop_path_rate,
         misread_features=False,
     )
     config = NPNetConfig(
@@ -265,9 +268,9 @@ def main() -> None:
     for branch in ("attention", "singular", "residual", "text"):
         parser.add_argument(f"--no-{branch}", dest=branch, action="store_false", help=f"ablation: without {branch}")
     parser.add_argument("--text-map-size", type=int, default=defaults.text_map_size, help="1 is the published form")
-    parser.add_argument(
-        "--swin-width", type=int, default=defaults.swin_width, help="of the small Swin, a multiple of 16"
-    )
+    parser.add_argument("--swin-width", type=int, default=defaults.swin_width, help="small Swin: a multiple of 16")
+    parser.add_argument("--swin-depth", type=int, default=defaults.swin_depth, help="small Swin: layers")
+    parser.add_argument("--drop-path-rate", type=float, default=defaults.drop_path_rate, help="small Swin, in training")
     arguments = parser.parse_args()
     arguments.targets = tuple(arguments.targets)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
