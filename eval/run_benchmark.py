@@ -35,6 +35,7 @@ from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.files import atomic_path, sha256
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, find_judge, load_judges
 from golden.models import MODELS, find_model
+from golden.npnet import NPNETS, find_npnet
 
 MAX_SEEDS = 1024
 MAX_BATCH_SIZE = 4096
@@ -55,7 +56,7 @@ class Settings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
-    npnet: Path | None = None
+    npnet: str | None = None
     judges: tuple[str, ...] = ()
     judge_weights: str = "embedded"
     batch_size: int = 32
@@ -142,7 +143,7 @@ def identify(run: Run) -> dict:
         "judges": list(run.judge_names),
         "judge_weights": settings.judge_weights if run.judge_names else None,
         "weights": hash_model(model.spec),
-        "npnet": sha256(npnet) if model.npnet is not None and npnet else None,
+        "npnet": sha256(find_npnet(npnet)) if model.npnet is not None and npnet else None,
     }
 
 
@@ -219,7 +220,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the suites and stop")
     parser.add_argument("--suite", default=defaults.suite, choices=[*SUITES])
     parser.add_argument("--model", default=defaults.model, help=f"of {', '.join(MODELS)}, or a diffusers folder")
-    parser.add_argument("--npnet", type=Path, help="NPNet weights (default: the model's)")
+    parser.add_argument("--npnet", help=f"NPNet weights: a file, or of {', '.join(NPNETS)} (default: the model's)")
     parser.add_argument("--prompt-set", choices=NAMES, help="(default: shapes-553, or own with --prompts)")
     parser.add_argument("--prompts", type=Path, help="a .csv, .jsonl or .txt file of prompts")
     parser.add_argument("--limit", type=int, help="only so many prompts, spread evenly over the set")

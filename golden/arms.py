@@ -17,6 +17,7 @@ from .models import ModelSpec
 from .noise import random_change, redenoise, repaint
 from .npnet import NPNet
 from .pipelines import Embeddings, encode_prompts, repeat_embeddings
+from .sizes import predict_golden
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def npnet(source: Tensor, conditions: Conditions) -> Tensor:
     device = next(conditions.npnet.parameters()).device
     prompt_embeds = conditions.embeddings["prompt_embeds"].to(device)
     with torch.inference_mode():
-        return conditions.npnet(source.to(device), prompt_embeds).cpu()
+        return predict_golden(conditions.npnet, source.to(device), prompt_embeds).cpu()
 
 
 def inversion(source: Tensor, conditions: Conditions) -> Tensor:

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import HfHubHTTPError
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from .errors import BadWeights, InvalidInput
+from .errors import BadWeights, InvalidInput, MissingWeights
 from .files import load_weights, save_weights
+from .models import cached_folder, fetch_file, list_files, refuse_url
 
 CONFIG_KEY = "npnet_config"  # where our own weight files keep their NPNetConfig, as JSON
 
@@ -353,6 +355,91 @@ class NPNet(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Published weights by name
+
+
+@dataclass(frozen=True)
+class PublishedNPNet:
+    """Where the weights of a published NPNet are, and what pipelines it fits.
+
+    `repos` are asked in their order for a weight file whose name holds one of `words` and none of `other_words`, in
+    any case: the repositories name their files each in their own way. `embedding_dim` and `latent_size` are the prompt
+    embedding's width and the latents' height and width.
+    """
+
+    words: tuple[str, ...]
+    other_words: tuple[str, ...] = ()
+    channels: int = 4
+    embedding_dim: int = 2048
+    latent_size: int = 128
+    repos: tuple[str, ...] = ("asagi4/NPNet", "LucipherDev/Golden-Noise-NPNets", "Klayand/GoldenNoiseModel")
+
+    def pick(self, files: Iterable[str]) -> str | None:
+        """The weight file of this NPNet among a repository's, safetensors before others, or None."""
+        fitting = [
+            file
+            for file in files
+            if file.endswith((".safetensors", ".pth", ".pt", ".bin"))
+            and any(word in file.lower() for word in self.words)
+            and not any(word in file.lower() for word in self.other_words)
+        ]
+        return min(fitting, key=lambda file: (not file.endswith(".safetensors"), len(file), file), default=None)
+
+
+_SDXL, _DREAMSHAPER, _HUNYUAN = ("sdxl", "sd_xl", "sd-xl"), ("dreamshaper",), ("hunyuan", "dit")
+
+NPNETS: dict[str, PublishedNPNet] = {
+    "sdxl": PublishedNPNet(_SDXL, (*_DREAMSHAPER, *_HUNYUAN)),
+    "dreamshaper": PublishedNPNet(_DREAMSHAPER),
+    "hunyuan-dit": PublishedNPNet(_HUNYUAN, (*_DREAMSHAPER, *_SDXL), embedding_dim=1024),
+}
+
+
+def find_npnet(name: str | Path) -> Path:
+    """The weight file of a name of NPNETS or, as it is, of a path; a published one is fetched from the hub if need be.
+
+    Raises: InvalidInput for a URL; MissingWeights if the file is neither on this machine nor to be fetched.
+    """
+    refuse_url(str(name))
+    if Path(name).is_file():
+        return Path(name)
+    published = NPNETS.get(str(name))
+    if published is None:
+        if Path(name).suffix:
+            return Path(name)  # reading it will say that it is not there
+        raise MissingWeights(
+            f"No NPNet {str(name)[:80]!r}: give a weight file, or one of {', '.join(NPNETS)}, which are published."
+        )
+    for repo in published.repos:  # what was fetched once is found without the network
+        folder = cached_folder(repo)
+        here = [path for path in folder.rglob("*") if path.is_file()] if folder else []
+        kept = published.pick(path.relative_to(folder).as_posix() for path in here) if folder else None
+        if folder and kept:
+            return folder / kept
+    reason = "no repository has a file of that name"
+    for repo in published.repos:
+        try:
+            file = published.pick(list_files(repo))
+            if file:
+                return fetch_file(repo, file)
+        except MissingWeights as error:
+            reason = _reason_of(error)
+            if not isinstance(error.__cause__, HfHubHTTPError):  # no answer at all: the next would have none, either
+                break
+    raise MissingWeights(
+        f"The NPNet {name!r} is not on this machine and could not be fetched ({reason}): download it from "
+        f"https://huggingface.co/{published.repos[0]} and give the file's path as NPNet, or run once with the hub in "
+        f"reach."
+    )
+
+
+def _reason_of(error: MissingWeights) -> str:
+    """What the hub's client said, in short."""
+    cause = str(error.__cause__ or error).strip().splitlines() or [type(error.__cause__).__name__]
+    return cause[0][:160].rstrip(".")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Weight files
 
 
@@ -366,14 +453,16 @@ def save_npnet(path: str | Path, net: NPNet, metadata: dict[str, str] | None = N
 def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
     """Read an NPNet, in eval mode, on the CPU, without gradients (`.requires_grad_(True).train()` to train it further).
 
-    Reads our own safetensors; the published `.pth`; the two flattened safetensors spellings that the community made
-    of it; each with the Swin keys of any timm version. `overrides` replace fields of the config, e.g.
+    `path` is a file or a name of NPNETS. Reads our own safetensors; the published `.pth`; the two flattened safetensors
+    spellings that the community made of it; each with the Swin keys of any timm version. `overrides` replace fields of
+    the config, e.g.
     `load_npnet(path, attention=False)` for published weights the way they were trained.
 
     Raises: MissingWeights if there is no such file; BadWeights if it is damaged or not an NPNet, naming the keys that
     are missing, unexpected or of another shape; InvalidInput on an override that is no field of NPNetConfig.
     """
-    name = Path(path).name
+    path = find_npnet(path)
+    name = path.name
     entries, metadata = load_weights(path)
     tensors = _translate(name, _flatten(name, entries))
     config = _read_config(name, metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else _published_config(tensors)

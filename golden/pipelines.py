@@ -3,20 +3,29 @@
 The pipeline itself stays unchanged: golden noise enters as the `latents` argument that every diffusers pipeline has.
 """
 
+import json
+import logging
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .errors import BadWeights, MissingWeights
-from .models import ModelSpec
+from .errors import BadWeights, GoldenError, InvalidInput, MissingWeights
+from .files import load_weights
+from .models import ModelSpec, fetch_file, find_file
 from .samplers import make_sampler, remember_clean_estimate
+
+logger = logging.getLogger("golden")
 
 Embeddings = dict[str, Tensor]
 """The prompt arguments of a pipeline's call (`prompt_embeds`, ...), each with one row per prompt."""
@@ -26,55 +35,159 @@ OnStep = Callable[[int, int, Tensor], None]
 
 _CACHE_BYTES = 2**28  # about 200 prompts of SDXL in half precision, all that were ever asked of a small model
 _ENCODED_AT_ONCE = 64
+_NUM_TOKENS = 77  # of CLIP's text encoders, start and end marks included
+_DECODED_AT_ONCE = 8  # more are slower on a CPU, whose cache they leave, and no faster on a GPU
+
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | None = None) -> Any:
     """Load a model's diffusers pipeline; half precision on a GPU and fp32 on the CPU unless told.
 
-    Raises: MissingWeights if it is neither on this machine nor to be fetched.
+    Raises: MissingWeights if it is neither on this machine nor to be fetched; BadWeights if it is damaged.
     """
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
+    pipeline_class = getattr(diffusers, spec.pipeline)
+    where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
+    parts: dict[str, Any] = {"add_watermarker": False} if "XL" in spec.pipeline else {}
     try:
-        pipeline = getattr(diffusers, spec.pipeline).from_pretrained(
-            spec.repo,
-            dtype=dtype,
-            revision=spec.revision,
-            variant=spec.variant,
-            use_safetensors=True,
-            **({"add_watermarker": False} if "XL" in spec.pipeline else {}),
-        )
+        if spec.unet:
+            parts["unet"] = _load_unet(spec, spec.unet, dtype)
+        if not Path(spec.repo).exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # diffusers gives the hub's client arguments that are deprecated
+                pipeline_class.download(spec.repo, **where, **parts)  # gigabytes: its progress is shown
+        with _quiet():
+            pipeline = pipeline_class.from_pretrained(spec.repo, dtype=dtype, **where, **parts)
+            if spec.timestep_spacing:
+                spacing = {"timestep_spacing": spec.timestep_spacing}
+                pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **spacing)
+            for lora in spec.loras:
+                _fuse_lora(pipeline, lora)
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline.to(device)
     except SafetensorError as error:
         raise BadWeights(f"The model {spec.name!r} has a damaged weight file in {spec.repo}: {error}.") from error
+    except GoldenError:  # some are ValueErrors, too
+        raise
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
         raise MissingWeights(
             f"The model {spec.name!r} could not be loaded: fetch the repository {spec.repo} from the Hugging Face hub "
             f"and give its folder with --model ({reason})."
         ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device, dtype)
+
+
+def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:
+    """The UNet that takes the place of the one in `spec.repo`: a repository of its own, or only its weights."""
+    if unet.endswith(".safetensors"):
+        weights_file, config_file = find_file(unet), fetch_file(spec.repo, "unet/config.json", spec.revision)
+    else:
+        suffix = f".{spec.variant}.safetensors" if spec.variant else ".safetensors"
+        weights_file = fetch_file(unet, f"diffusion_pytorch_model{suffix}")
+        config_file = fetch_file(unet, "config.json")
+    weights, _ = load_weights(weights_file)
+    with torch.device("meta"):  # random first weights of gigabytes would take longer to draw than the file to read
+        network = diffusers.UNet2DConditionModel.from_config(json.loads(config_file.read_text()))
+    try:
+        network.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
+    except RuntimeError as error:
+        raise BadWeights(f"{unet} does not hold the weights of a UNet like that of {spec.repo}.") from error
+    return network.eval()
+
+
+def _fuse_lora(pipeline: Any, lora: str) -> None:
+    """Add a LoRA to the weights of a pipeline for good."""
+    if not diffusers.utils.USE_PEFT_BACKEND:
+        raise MissingWeights("A LoRA needs the package peft: install it with pip install peft.")
+    path = find_file(lora)
+    try:
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, use_safetensors=True)
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:  # it has no check of its own
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise BadWeights(f"{path.name} is not a LoRA that fits this model: {lines[0][:160]}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep bars and advice of diffusers and transformers off the terminal; errors are still shown."""
+    libraries = [diffusers.utils.logging, transformers.utils.logging]
+    before = [(library.is_progress_bar_enabled(), library.get_verbosity()) for library in libraries]
+    try:
+        for library in libraries:
+            library.disable_progress_bar()
+            library.set_verbosity_error()
+        yield
+    finally:
+        for library, (bars, verbosity) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
+
+
+# --- sizes and prompts ------------------------------------------------------------------------------------------------
+
+
+def is_hunyuan(pipeline: Any) -> bool:
+    """Whether a pipeline is of Hunyuan-DiT's family, with two text encoders of different lengths; else it is SDXL's."""
+    return any(parent.__name__.startswith("HunyuanDiT") for parent in type(pipeline).__mro__)
+
+
+def network_of(pipeline: Any) -> Any:
+    """The network that denoises: SDXL's UNet or Hunyuan-DiT's transformer."""
+    return pipeline.transformer if is_hunyuan(pipeline) else pipeline.unet
 
 
 def latent_shape(pipeline: Any, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of a picture; the model's own size by default."""
-    network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+    """(channels, height, width) of the latents of a picture of height x width pixels; the model's own size by default.
+
+    Raises: InvalidInput for a size that is no multiple of what the model paints in one piece (8 pixels; 16 for DiT).
+    """
+    network = network_of(pipeline)
     size = network.config.sample_size
     scale = pipeline.vae_scale_factor
-    return network.config.in_channels, (height // scale if height else size), (width // scale if width else size)
+    step = scale * getattr(network.config, "patch_size", 1)
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels is not None and (pixels < step or pixels % step):
+            raise InvalidInput(f"The {name} must be a multiple of {step} pixels, got {pixels}.")
+    # Not the network's number of channels: an inpainting UNet is shown a mask and the masked picture, too.
+    channels = pipeline.vae.config.latent_channels
+    return channels, (height // scale if height else size), (width // scale if width else size)
+
+
+def find_cut(pipeline: Any, prompt: str) -> str:
+    """The end of a prompt that is beyond what the text encoders (and NPNet) read, "" where they read all of it.
+
+    SDXL reads 77 tokens, two of which mark start and end. Of Hunyuan-DiT's two encoders the first, which NPNet sees,
+    reads as many, and the second 256.
+    """
+    tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
+    tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    kept = min(tokenizer.model_max_length, _NUM_TOKENS) - 1  # the end mark takes one
+    return tokenizer.decode(tokens[kept:-1]).strip() if len(tokens) > kept + 1 else ""
+
+
+def say_what_is_cut(pipeline: Any, prompts: Sequence[str]) -> None:
+    """Log a sentence for each prompt that is longer than the model reads."""
+    for prompt in prompts:
+        if cut := find_cut(pipeline, prompt):
+            logger.warning("The prompt is longer than the %d tokens that the model reads: %r is cut.", _NUM_TOKENS, cut)
 
 
 def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
     """The embeddings of prompts (at least one), each computed once and kept with the pipeline; one row per prompt.
 
-    The keys are the keyword arguments that the pipeline's call takes.
+    The keys are the keyword arguments that the pipeline's call takes. What of a prompt is beyond the 77 tokens that
+    the model reads is cut, and a logged sentence names it.
     """
     cache: OrderedDict[str, Embeddings] = pipeline.__dict__.setdefault("_golden_embeddings", OrderedDict())
     missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in cache))
     if missing:
-        encode = _encode_hunyuan if isinstance(pipeline, diffusers.HunyuanDiTPipeline) else _encode_sdxl
         for start in range(0, len(missing), _ENCODED_AT_ONCE):
             batch = missing[start : start + _ENCODED_AT_ONCE]
-            encoded = encode(pipeline, batch)
+            encoded = encode_anew(pipeline, batch)
             for index, prompt in enumerate(batch):
                 # Copies, since a view would keep the whole batch in memory for as long as one of its rows is kept.
                 cache[prompt] = {name: value[index].clone() for name, value in encoded.items()}
@@ -83,6 +196,13 @@ def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
     while len(cache) * row_bytes > _CACHE_BYTES and len(cache) > 1:
         cache.popitem(last=False)
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def encode_anew(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
+    """`encode_prompts` in one batch and without its memory, for a pipeline whose text encoders may have changed."""
+    say_what_is_cut(pipeline, prompts)
+    with _quiet():  # diffusers would say the same, at greater length
+        return (_encode_hunyuan if is_hunyuan(pipeline) else _encode_sdxl)(pipeline, list(prompts))
 
 
 @torch.inference_mode()
@@ -96,7 +216,7 @@ def _encode_sdxl(pipeline: Any, prompts: list[str]) -> Embeddings:
 def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
     """Two encoders of different lengths, CLIP's and T5's, and both are told which tokens count."""
     embeddings: Embeddings = {}
-    for index, (suffix, num_tokens) in enumerate((("", 77), ("_2", 256))):
+    for index, (suffix, num_tokens) in enumerate((("", _NUM_TOKENS), ("_2", 256))):
         encoded = pipeline.encode_prompt(
             prompts,
             device=pipeline._execution_device,
@@ -108,6 +228,9 @@ def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
         names = ("prompt_embeds", "negative_prompt_embeds", "prompt_attention_mask", "negative_prompt_attention_mask")
         embeddings |= dict(zip((name + suffix for name in names), encoded, strict=True))
     return embeddings
+
+
+# --- from noise to pictures -------------------------------------------------------------------------------------------
 
 
 def repeat_embeddings(embeddings: Embeddings, times: int) -> Embeddings:
@@ -144,7 +267,7 @@ def denoise(
             on_step(index + 1, pipe.num_timesteps, scheduler.clean_estimate)
         return {}
 
-    if isinstance(pipeline, diffusers.HunyuanDiTPipeline):
+    if is_hunyuan(pipeline):
         # Or the pipeline would change the size to one of its list, and the noise would not fit.
         pipeline_arguments = {"use_resolution_binning": False} | pipeline_arguments
     _, _, height, width = noise.shape
@@ -169,10 +292,24 @@ def denoise(
 
 @torch.inference_mode()
 def decode(pipeline: Any, latents: Tensor) -> list[Image.Image]:
-    """Finished latents (B, C, h, w) to RGB pictures."""
+    """Finished latents (B, C, h, w) to RGB pictures.
+
+    Where the VAE's configuration says that it overflows in half precision (SDXL's own does), it decodes in fp32.
+    """
     vae = pipeline.vae
-    pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-    return pixels_to_images(pixels)
+    overflows = vae.dtype == torch.float16 and vae.config.force_upcast
+    try:
+        if overflows:
+            vae.float()
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        return [
+            image
+            for part in scaled.split(_DECODED_AT_ONCE)
+            for image in pixels_to_images(vae.decode(part, return_dict=False)[0])
+        ]
+    finally:
+        if overflows:
+            vae.half()
 
 
 def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:

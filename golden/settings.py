@@ -99,24 +99,38 @@ def describe(comparison: Comparison, spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def label_images(comparison: Comparison, spec: ModelSpec) -> dict[str, Image.Image]:
-    """By arm, a copy of its picture that carries how it was made; saving it as PNG keeps that as text."""
-    labelled = {}
-    for arm, image in comparison.images.items():
-        labelled[arm] = image.copy()
-        made = describe(comparison, spec) | {
-            "arm": arm,
-            "repo": spec.repo if not spec.is_shapes else "embedded",
-            "revision": spec.revision,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        }
-        labelled[arm].info = {PNG_KEY: json.dumps(made, ensure_ascii=False)}
+def label_images(comparison: Comparison, spec: ModelSpec, **more: Any) -> dict[str, Image.Image]:
+    """By arm, a copy of its picture that carries how it was made; saving it as PNG keeps that as text.
+
+    `more` is whatever else belongs there, ready for JSON.
+    """
+    return {arm: label_image(image, arm, comparison, spec, **more) for arm, image in comparison.images.items()}
+
+
+def label_image(image: Image.Image, arm: str, comparison: Comparison, spec: ModelSpec, **more: Any) -> Image.Image:
+    """A copy of a picture that carries how it was made, under the name `arm`."""
+    labelled = image.copy()
+    made = describe(comparison, spec) | {
+        "arm": arm,
+        "repo": spec.repo if not spec.is_shapes else "embedded",
+        "revision": spec.revision,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+    }
+    labelled.info = {PNG_KEY: json.dumps(made | more, ensure_ascii=False)}
     return labelled
 
 
 def from_png(data: Any, spec: ModelSpec) -> CompareRequest:
     """The settings inside a PNG that `label_images` labelled. The pixels are never decoded.
+
+    Raises: InvalidInput if the bytes are no PNG, or hold no settings.
+    """
+    return from_json(json.dumps(read_png(data)["settings"]), spec)
+
+
+def read_png(data: Any) -> dict[str, Any]:
+    """All that a PNG says of how it was made: "settings" as anybody may have written them, and more.
 
     Raises: InvalidInput if the bytes are no PNG, or hold no settings.
     """
@@ -137,7 +151,8 @@ def from_png(data: Any, spec: ModelSpec) -> CompareRequest:
     if not isinstance(text, str):
         raise InvalidInput("The PNG holds no settings: only pictures that this app made have them.")
     try:
-        settings = json.loads(text)["settings"]
+        made = json.loads(text)
+        made["settings"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidInput("The settings inside the PNG cannot be read.") from None
-    return from_json(json.dumps(settings), spec)
+    return made

@@ -9,14 +9,16 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from golden import npnet
 from golden.errors import BadWeights, InvalidInput, MissingWeights
-from golden.npnet import CONFIG_KEY, NPNet, NPNetConfig, SwinConfig, load_npnet, save_npnet
+from golden.npnet import CONFIG_KEY, NPNETS, NPNet, NPNetConfig, SwinConfig, load_npnet, save_npnet
 
 REFERENCE = Path(os.environ.get("GOLDEN_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "reference"))
 needs_reference = pytest.mark.skipif(
@@ -610,3 +612,123 @@ def test_missing_files_and_folders(tmp_path):
         load_npnet(tmp_path / "absent.safetensors")
     with pytest.raises(MissingWeights):
         load_npnet(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Published weights by name
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """`hub(repository, files)` makes a repository of small NPNets that the hub offers; it notes what is downloaded."""
+    offered: dict[str, list[str]] = {}
+    fetched: list[str] = []
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def list_repo_files(repo):
+        if repo not in offered:
+            raise LocalEntryNotFoundError(f"cannot reach the hub for {repo}\nretry")
+        return offered[repo]
+
+    def download(repo, file, revision=None):
+        fetched.append(f"{repo}/{file}")
+        folder = cache / f"models--{repo.replace('/', '--')}"
+        path = folder / "snapshots" / COMMIT / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(COMMIT)
+        save_npnet(path, make_net(seed=len(file)), {"file": file})
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return offered, fetched
+
+
+FIRST, SECOND, THIRD = NPNETS["sdxl"].repos
+
+
+def test_published_weights_are_fetched_once_by_name(hub):
+    offered, fetched = hub
+    offered[FIRST] = ["README.md", "dreamshaper-xl.safetensors", "Hunyuan-DiT.safetensors", "SDXL.safetensors"]
+    assert load_npnet("sdxl").metadata == {"file": "SDXL.safetensors"}
+    assert load_npnet("dreamshaper").metadata == {"file": "dreamshaper-xl.safetensors"}
+    assert load_npnet("hunyuan-dit").metadata == {"file": "Hunyuan-DiT.safetensors"}
+    assert fetched == [f"{FIRST}/{name}" for name in ("SDXL.safetensors", *offered[FIRST][1:3])]
+    offered.clear()  # no network any more
+    assert load_npnet("sdxl").metadata == {"file": "SDXL.safetensors"}
+    assert len(fetched) == 3
+
+
+def test_the_next_repository_is_asked_where_one_has_no_such_file(hub):
+    offered, fetched = hub
+    offered |= {FIRST: ["notes.txt"], SECOND: ["a/sdxl.safetensors"]}
+    load_npnet("sdxl")
+    assert fetched == [f"{SECOND}/a/sdxl.safetensors"]
+
+
+def test_without_network_or_weights_one_sentence_says_what_to_fetch(hub):
+    offered, fetched = hub
+    with pytest.raises(
+        MissingWeights, match=rf"cannot reach the hub.*download it from https://huggingface.co/{FIRST}"
+    ) as caught:
+        load_npnet("sdxl")
+    assert "\n" not in str(caught.value)
+    offered |= {repo: ["config.json"] for repo in NPNETS["sdxl"].repos}
+    with pytest.raises(MissingWeights, match="no repository has a file of that name"):
+        load_npnet("sdxl")
+    assert fetched == []
+
+
+def test_offline_only_the_cache_is_asked(hub, monkeypatch):
+    offered, fetched = hub
+    offered[FIRST] = ["sdxl.safetensors"]
+    load_npnet("sdxl")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", None)
+    assert load_npnet("sdxl").metadata == {"file": "sdxl.safetensors"}
+    with pytest.raises(MissingWeights):
+        load_npnet("hunyuan-dit")
+    assert len(fetched) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "picked"),
+    [
+        ("sdxl", ["sdxl.pth", "sdxl.safetensors"], "sdxl.safetensors"),
+        ("sdxl", ["sdxl.pth"], "sdxl.pth"),
+        ("sdxl", ["npnet-sdxl-v2.safetensors", "sdxl.safetensors"], "sdxl.safetensors"),
+        ("sdxl", ["dreamshaper-sdxl.safetensors", "sd_xl_npnet.bin"], "sd_xl_npnet.bin"),
+        ("dreamshaper", ["sdxl.pth", "DreamShaper-xl-v2-turbo.pth"], "DreamShaper-xl-v2-turbo.pth"),
+        ("hunyuan-dit", ["sdxl.pth", "DiT.pth"], "DiT.pth"),
+        ("hunyuan-dit", ["sdxl.pth", "dreamshaper.pth"], None),
+        ("sdxl", ["sdxl.py", "sdxl.txt", "sdxl"], None),
+        ("sdxl", [], None),
+    ],
+)
+def test_the_weight_file_is_picked_by_its_name(name, files, picked):
+    assert NPNETS[name].pick(files) == picked
+
+
+@pytest.mark.parametrize("name", ["https://huggingface.co/a/b/sdxl.safetensors", "file:///etc/passwd", "s3://a/b.pth"])
+def test_a_url_is_refused(name):
+    with pytest.raises(InvalidInput, match="is a URL, which is never opened"):
+        load_npnet(name)
+
+
+@pytest.mark.parametrize("name", ["sd15", "", "SDXL"])
+def test_an_unknown_name_lists_the_published(name):
+    with pytest.raises(MissingWeights, match="sdxl, dreamshaper, hunyuan-dit"):
+        load_npnet(name)
+
+
+def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+    save_npnet(tmp_path / "net.safetensors", make_net())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.safetensors").rename(tmp_path / "sdxl")
+    with pytest.raises(BadWeights, match="of kind none"):
+        load_npnet("sdxl")

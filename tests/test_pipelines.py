@@ -1,15 +1,19 @@
 """Pipelines: prompts are encoded once, a batch is denoised as diffusers would, and nothing is left changed."""
 
+import copy
 import inspect
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from golden import pipelines
@@ -21,6 +25,7 @@ from golden.pipelines import (
     decode,
     denoise,
     encode_prompts,
+    find_cut,
     images_to_pixels,
     latent_shape,
     load_pipeline,
@@ -82,6 +87,27 @@ def test_what_a_caller_does_to_embeddings_stays_with_the_caller(tiny_model, num_
     before = embeddings["prompt_embeds"].clone()
     embeddings["prompt_embeds"].zero_()
     assert torch.equal(encode_prompts(tiny_model.pipeline, ["a"])["prompt_embeds"], before)
+
+
+def test_what_is_beyond_77_tokens_is_cut_and_said(any_model, caplog):
+    pipeline, words = any_model.pipeline, "a b c d e f g h i j "
+    cut = find_cut(pipeline, words * 20)
+    assert cut == (words * 20)[150:-1]  # 75 letters, a token each, are read
+    embeddings = encode_prompts(pipeline, [words * 20, words])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "longer than the 77 tokens" in caplog.text
+    assert cut in caplog.text
+    other = encode_prompts(pipeline, [words * 19 + "changed"])
+    assert torch.allclose(embeddings["prompt_embeds"][0], other["prompt_embeds"][0], atol=1e-6)
+    assert find_cut(pipeline, "1, 2; 3! " * 30)  # of what a tokenizer does not know, too
+
+
+@pytest.mark.parametrize("prompt", ["", "a star", "a" * 75])
+def test_of_a_short_prompt_nothing_is_cut(tiny_model, prompt, caplog):
+    assert find_cut(tiny_model.pipeline, prompt) == ""
+    encode_prompts(tiny_model.pipeline, [prompt])
+    assert caplog.text == ""
+    assert find_cut(tiny_model.pipeline, "a" * 76) == "a"
 
 
 def test_embeddings_can_be_trained_on(tiny_model):
@@ -218,6 +244,59 @@ def test_latent_shape(any_model):
     assert latent_shape(any_model.pipeline, height=128, width=256) == (4, 16, 32)
 
 
+@pytest.mark.parametrize("pixels", [100, 4, 0, -8, 7])
+def test_a_size_that_no_latents_have_is_refused(any_model, pixels):
+    for size in ({"height": pixels}, {"width": pixels}):
+        with pytest.raises(InvalidInput, match=f"must be a multiple of .* pixels, got {pixels}"):
+            latent_shape(any_model.pipeline, **size)
+
+
+def test_hunyuan_paints_in_patches_of_two_latents(tiny_hunyuan):
+    with pytest.raises(InvalidInput, match="multiple of 16 pixels, got 72"):
+        latent_shape(tiny_hunyuan.pipeline, height=72)
+
+
+def test_an_inpainting_unet_has_latents_of_four_channels(tiny_model, monkeypatch):
+    monkeypatch.setitem(tiny_model.pipeline.unet._internal_dict, "in_channels", 9)
+    assert latent_shape(tiny_model.pipeline) == SHAPE
+
+
+def test_decode_works_in_parts(tiny_model, monkeypatch):
+    vae, sizes = tiny_model.pipeline.vae, []
+    latents = source_noise(range(19), SHAPE)
+    single = [decode(tiny_model.pipeline, latents[i : i + 1])[0] for i in range(19)]
+    whole = vae.decode
+
+    def listen(part, **kwargs):
+        sizes.append(len(part))
+        return whole(part, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", listen)
+    pictures = decode(tiny_model.pipeline, latents)
+    assert sizes == [8, 8, 3]
+    for picture, other in zip(pictures, single, strict=True):
+        assert np.abs(np.asarray(picture, int) - np.asarray(other, int)).max() <= 1
+
+
+@pytest.mark.parametrize(("force_upcast", "expected"), [(True, torch.float32), (False, torch.float16)])
+def test_a_vae_that_overflows_in_half_precision_decodes_in_fp32(
+    tiny_model, monkeypatch, caplog, force_upcast, expected
+):
+    vae, seen = copy.deepcopy(tiny_model.pipeline.vae).half(), []
+    vae.register_to_config(force_upcast=force_upcast)
+
+    def decode_as(latents, return_dict):
+        seen.extend([latents.dtype, vae.dtype])
+        return (torch.zeros(len(latents), 3, 8, 8, dtype=latents.dtype),)
+
+    monkeypatch.setattr(vae, "decode", decode_as)
+    pictures = decode(SimpleNamespace(vae=vae), source_noise([1], SHAPE).half())
+    assert seen == [expected] * 2
+    assert pictures[0].getpixel((0, 0)) == (128, 128, 128)
+    assert vae.dtype == torch.float16  # and back again
+    assert caplog.text == ""
+
+
 def test_decode_is_the_pipelines_own(tiny_model):
     latents = source_noise([1, 2], SHAPE)
     pictures = decode(tiny_model.pipeline, latents)
@@ -291,6 +370,23 @@ def assert_refused_in_one_line(spec) -> None:
     message = str(caught.value)
     assert spec.repo in message
     assert "\n" not in message
+
+
+def test_loading_writes_nothing_on_the_terminal(tiny_sdxl_folder, capfd, caplog):
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(library.is_progress_bar_enabled(), library.get_verbosity()) for library in libraries]
+    pipeline = load_pipeline(find_model(tiny_sdxl_folder))
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [(library.is_progress_bar_enabled(), library.get_verbosity()) for library in libraries] == before
+    dtypes = {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)}
+    assert dtypes == {torch.float32}
+
+
+def test_every_part_gets_the_precision_that_is_asked_for(tiny_sdxl_folder):
+    pipeline = load_pipeline(find_model(tiny_sdxl_folder), dtype=torch.bfloat16)
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
+    assert {value.dtype for part in parts for value in part.parameters()} == {torch.bfloat16}
 
 
 def test_a_model_that_is_not_on_this_machine(monkeypatch):

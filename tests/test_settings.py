@@ -47,6 +47,18 @@ def test_a_png_comes_back_the_same(tiny_shapes):
         assert set(made) >= {"settings", "verdicts", "npnet_seconds", "total_seconds", "created", "versions"}
 
 
+def test_a_png_holds_more_than_the_settings(tiny_shapes):
+    comparison = run_comparison(CompareRequest("a red circle", 3, 1), tiny_shapes)
+    images = settings.label_images(comparison, tiny_shapes.spec, npnet={"file": "ü.safetensors"}, device="cpu")
+    sheet = settings.label_image(images["npnet"], "sheet", comparison, tiny_shapes.spec, note=1)
+    made = settings.read_png(to_png(images["standard"]))
+    assert (made["npnet"], made["device"], made["arm"]) == ({"file": "ü.safetensors"}, "cpu", "standard")
+    assert settings.read_png(to_png(sheet))["arm"] == "sheet"
+    assert settings.PNG_KEY not in comparison.images["npnet"].info
+    with pytest.raises(InvalidInput, match="holds no settings"):
+        settings.read_png(_png())
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -72,6 +72,10 @@ def save_pipeline(unet: UNet2DConditionModel) -> None:
         add_watermarker=False,
     )
     pipeline.save_pretrained(MODEL_FOLDER, max_shard_size=MAX_FILE_SIZE)
+    for name in ("text_encoder", "text_encoder_2"):
+        # Or a plain from_pretrained would load these alone in half precision, and fail beside a UNet in full.
+        config = MODEL_FOLDER / name / "config.json"
+        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 
 
 @torch.inference_mode()

@@ -1,0 +1,99 @@
+"""NPNet for noise of any size: overlapping windows where the noise is larger, a margin where it is smaller.
+
+Noise is never resized: nearest resizing repeats its values and smooth resizing averages them, and either makes it
+coloured, which a diffusion model answers with stains. Here the source noise stays as it is, and only the change that
+NPNet makes to it is put together from windows of NPNet's own size.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput
+from .npnet import NPNet
+
+OVERLAP = 0.25
+"""The least share of a window that it has in common with its neighbour."""
+SMALLEST_SHARE = 0.5
+"""The smallest height and width, as a share of NPNet's own. Below it NPNet would see more margin than picture."""
+
+_MARGIN_SEED = 2**32  # beyond every seed of a source noise, so that the margin never repeats one
+_WINDOWS_AT_ONCE = 16
+
+
+def predict_golden(npnet: NPNet, source_noise: Tensor, prompt_embeds: Tensor) -> Tensor:
+    """Golden noise (B, C, h, w) for source noise (B, C, h, w) and prompt embeddings (B, T, D), on NPNet's device.
+
+    At NPNet's own size this is NPNet. Along a larger side windows of its size overlap by a quarter or more, and the
+    golden noise is the source noise plus the windows' changes, blended by weights that sum to one: the noise stays as
+    white, and its variance between those that the windows give it. Along a smaller side NPNet sees the noise in the
+    middle of more noise, as if the picture were cut out of a larger one. Of embeddings of more tokens than NPNet knows
+    it sees the first. Every window is told the whole prompt, so that NPNet's idea of where something is in the picture
+    holds in each window and not across them.
+    Differs from the paper: it knows 1024 x 1024 pixels alone.
+
+    Raises: InvalidInput for noise of less than half NPNet's height or width, or of other channels.
+    """
+    config = npnet.config
+    embeds = prompt_embeds[:, : config.num_tokens]
+    height, width = source_noise.shape[-2:]
+    if (height, width) == (config.height, config.width):
+        return npnet(source_noise, embeds)
+    if height < SMALLEST_SHARE * config.height or width < SMALLEST_SHARE * config.width:
+        raise InvalidInput(
+            f"This NPNet is made for latents of {config.height} x {config.width} and takes half of that and more "
+            f"along each side, got {height} x {width} (a latent is 8 x 8 pixels)."
+        )
+    canvas, top, left = add_margin(source_noise, config.height, config.width)
+    change = blend_changes(npnet, canvas, embeds)
+    return source_noise + change[..., top : top + height, left : left + width].to(source_noise.dtype)
+
+
+def add_margin(noise: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+    """Noise (B, C, h, w) in the middle of other white noise of at least height x width; its top and left there.
+
+    The margin is the same for every row and every call.
+    """
+    batch, channels, own_height, own_width = noise.shape
+    full_height, full_width = max(height, own_height), max(width, own_width)
+    top, left = (full_height - own_height) // 2, (full_width - own_width) // 2
+    generator = torch.Generator().manual_seed(_MARGIN_SEED)
+    canvas = torch.randn(channels, full_height, full_width, generator=generator)
+    canvas = canvas.to(noise.device).repeat(batch, 1, 1, 1)
+    canvas[..., top : top + own_height, left : left + own_width] = noise.float()
+    return canvas, top, left
+
+
+def blend_changes(npnet: NPNet, source_noise: Tensor, prompt_embeds: Tensor) -> Tensor:
+    """NPNet's change (B, C, H, W), in fp32, of source noise of its size or larger along each side."""
+    config = npnet.config
+    batch, _, height, width = source_noise.shape
+    corners = [(y, x) for y in window_starts(height, config.height) for x in window_starts(width, config.width)]
+    ramp_y, ramp_x = (_ramp(n).to(source_noise.device) for n in (config.height, config.width))
+    weight = ramp_y[:, None] * ramp_x
+    total = torch.zeros_like(source_noise, dtype=torch.float32)
+    weights = torch.zeros(height, width, device=source_noise.device)
+    at_once = max(1, _WINDOWS_AT_ONCE // batch)
+    for start in range(0, len(corners), at_once):
+        part = corners[start : start + at_once]
+        places = [(..., slice(y, y + config.height), slice(x, x + config.width)) for y, x in part]
+        windows = torch.cat([source_noise[place] for place in places]).float()
+        changes = npnet(windows, prompt_embeds.repeat(len(part), 1, 1)) - windows
+        for place, change in zip(places, changes.split(batch), strict=True):
+            total[place] += weight * change
+            weights[place] += weight
+    return total / weights
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Where windows begin that cover `length` >= `window` cells evenly, neighbours sharing at least OVERLAP of one."""
+    longest_step = max(1, window - math.ceil(OVERLAP * window))
+    num_gaps = math.ceil((length - window) / longest_step)
+    return [round(index * (length - window) / max(1, num_gaps)) for index in range(num_gaps + 1)]
+
+
+def _ramp(length: int) -> Tensor:
+    """(length,) weights that rise from the ends of a window to its middle and are above zero everywhere."""
+    cells = torch.arange(length)
+    return torch.minimum(cells + 1, length - cells).float()

@@ -1,0 +1,220 @@
+"""`python -m golden render`: both pictures and how to paint them again; bad input gets one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from golden import files, models
+from golden.__main__ import FILES, main
+from golden.drawing import to_png
+from golden.errors import GoldenError, InvalidInput, MissingWeights, run_command
+from golden.npnet import load_npnet, save_npnet
+from golden.settings import read_png
+from tests.conftest import SIZE
+
+NAMES = ["golden.png", "side_by_side.png", "standard.png"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_default(tiny_sdxl_folder, tiny_npnet_file, tmp_path, monkeypatch):
+    """The model that nobody has to name is tiny here, and takes any prompt."""
+    spec = replace(
+        models.MODELS["shapes"], name="sdxl", repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file), num_inference_steps=2
+    )
+    monkeypatch.setitem(models.MODELS, "sdxl", replace(spec, title="SDXL"))
+    monkeypatch.setitem(models.MODELS, "shapes", replace(spec, title="Shapes"))
+    monkeypatch.chdir(tmp_path)
+
+
+def render(*arguments: object) -> int:
+    return main(["render", *map(str, arguments)])
+
+
+def pixels(path: Path) -> tuple:
+    with Image.open(path) as image:
+        return image.size, image.tobytes()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- what it writes ---------------------------------------------------------------------------------------------------
+
+
+def test_two_pictures_and_both_beside_each_other(tmp_path, capsys):
+    out = tmp_path / "a" / "b"
+    assert render("--prompt", "a  red star", "--seed", 3, "--out", out) == 0
+    assert names_in(out) == NAMES
+    side = 8 * SIZE
+    assert pixels(out / "standard.png")[0] == pixels(out / "golden.png")[0] == (side, side)
+    assert pixels(out / "standard.png") != pixels(out / "golden.png")
+    with Image.open(out / "side_by_side.png") as sheet:
+        assert sheet.size == (2 * side + 2, side)
+        left, right = sheet.crop((0, 0, side, side)), sheet.crop((side + 2, 0, 2 * side + 2, side))
+    assert (left.tobytes(), right.tobytes()) == (pixels(out / "standard.png")[1], pixels(out / "golden.png")[1])
+    for arm, name in FILES.items():
+        made = read_png((out / name).read_bytes())
+        assert made["arm"] == arm
+        assert made["settings"]["prompt"] == "a red star"
+        assert (made["settings"]["model"], made["settings"]["seed"]) == ("sdxl", 3)
+        assert made["settings"]["num_inference_steps"] == 2
+        assert made["npnet"]["file"] == "npnet.safetensors"
+        assert (len(made["npnet"]["sha256"]), made["device"], made["dtype"]) == (64, "cpu", "float32")
+    assert str(out / "golden.png") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_renders_the_same_again(tmp_path, name):
+    changes = ("--steps", 3, "--guidance", 4.5, "--sampler", "euler_a", "--strength", 0.7, "--seed", 2**32 - 1)
+    render("--prompt", "a red star; “quoted”", *changes, "--out", tmp_path / "first")
+    render("--from-image", tmp_path / "first" / name, "--out", tmp_path / "again")
+    for each in NAMES:
+        assert pixels(tmp_path / "first" / each) == pixels(tmp_path / "again" / each)
+    first, again = (read_png((tmp_path / folder / name).read_bytes()) for folder in ("first", "again"))
+    assert first["settings"] == again["settings"]
+
+
+def test_what_is_given_goes_before_what_the_picture_says(tmp_path):
+    render("--prompt", "a red star", "--seed", 1, "--steps", 3, "--out", tmp_path / "first")
+    render("--from-image", tmp_path / "first" / "golden.png", "--seed", 2, "--out", tmp_path / "other")
+    settings = read_png((tmp_path / "other" / "golden.png").read_bytes())["settings"]
+    assert (settings["prompt"], settings["seed"], settings["num_inference_steps"]) == ("a red star", 2, 3)
+
+
+def test_pictures_are_not_overwritten_unless_asked(tmp_path):
+    render("--prompt", "a star", "--out", tmp_path / "out")
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in NAMES}
+    with pytest.raises(InvalidInput, match=r"standard\.png is there already: .*--overwrite"):
+        render("--prompt", "a heart", "--out", tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in NAMES} == before
+    render("--prompt", "a heart", "--out", tmp_path / "out", "--overwrite")
+    assert names_in(tmp_path / "out") == NAMES
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in NAMES} != before
+
+
+def test_a_disk_that_refuses_leaves_no_half_a_file(tmp_path, monkeypatch):
+    def refuse(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(InvalidInput, match="cannot be written: No space left"):
+        render("--prompt", "a star", "--out", tmp_path / "out")
+    assert names_in(tmp_path / "out") == []
+
+
+def test_a_folder_as_model_with_an_npnet_of_ones_own(tmp_path, tiny_sdxl_folder, tiny_npnet_file):
+    render(
+        "--model", tiny_sdxl_folder, "--npnet", tiny_npnet_file, "--prompt", "x", "--steps", 1, "--out", tmp_path / "a"
+    )
+    picture = tmp_path / "a" / "standard.png"
+    with pytest.raises(InvalidInput, match="name it yourself, with --model"):
+        render("--from-image", picture, "--out", tmp_path / "b")
+    render("--from-image", picture, "--model", tiny_sdxl_folder, "--npnet", tiny_npnet_file, "--out", tmp_path / "b")
+    assert pixels(picture) == pixels(tmp_path / "b" / "standard.png")
+
+
+def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
+    other = load_npnet(tiny_npnet_file)
+    other.alpha.zero_()
+    save_npnet(tmp_path / "other.safetensors", other)
+    render("--prompt", "x", "--npnet", tmp_path / "other.safetensors", "--out", tmp_path / "a")
+    picture = tmp_path / "a" / "golden.png"
+    with pytest.raises(InvalidInput, match=r"another NPNet \(other\.safetensors, SHA-256 [0-9a-f]{12}.*--npnet"):
+        render("--from-image", picture, "--out", tmp_path / "b")
+    render("--from-image", picture, "--npnet", tmp_path / "other.safetensors", "--out", tmp_path / "b")
+    assert pixels(picture) == pixels(tmp_path / "b" / "golden.png")
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "Give --prompt, or --from-image"),
+        (("--prompt", ""), "The prompt is empty"),
+        (("--prompt", "x", "--seed", "-1"), "The seed must be"),
+        (("--prompt", "x", "--steps", "0"), "The number of steps must be"),
+        (("--prompt", "x", "--guidance", "nan"), "The guidance scale must be"),
+        (("--prompt", "x", "--sampler", "best"), "Unknown sampler"),
+        (("--prompt", "x", "--strength", "9"), "The strength must be"),
+        (("--prompt", "x", "--model", "sd15"), "Unknown model 'sd15': choose one of"),
+        (("--prompt", "x", "--npnet", "https://x.y/z.pth"), "is a URL"),
+        (("--prompt", "x", "--npnet", "absent.safetensors"), "No weight file at absent.safetensors"),
+        (("--prompt", "x", "--npnet", "absent"), "No NPNet 'absent'"),
+        (("--prompt", "x", "--device", "toaster"), "cannot run on 'toaster'"),
+        (("--from-image", "absent.png"), "absent.png cannot be read: No such file"),
+        (("--from-image", "."), r"\. cannot be read|Give a PNG"),
+        (("--from-image", __file__), "not a PNG"),
+        (("--prompt", "x", "--out", __file__), "cannot be written"),
+    ],
+    ids=range(16),
+)
+def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
+    with pytest.raises(GoldenError, match=says) as caught:
+        render(*arguments)
+    assert "\n" not in str(caught.value)
+    written = [path for path in tmp_path.rglob("*.png") if path.name in NAMES]
+    assert written == []
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: render(*arguments))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"settings": 3},
+        {"settings": {"model": ["sdxl"], "prompt": "x"}},
+        {"settings": {"model": "../../evil", "prompt": "x"}},
+        {"settings": {"model": "somebody/evil", "prompt": "x"}},
+        {"settings": {"model": "sdxl", "prompt": ["x"]}},
+        {"settings": {"model": "sdxl", "prompt": "x", "seed": "7"}},
+        {"settings": {"model": "sdxl", "prompt": "x", "arms": ["x"], "sampler": 3}},
+        {"settings": {"model": "sdxl", "prompt": "x"}, "npnet": {"file": "x", "sha256": "00"}},
+        {"settings": {"model": "sdxl", "prompt": "x"}, "npnet": {}},
+    ],
+    ids=range(9),
+)
+def test_a_picture_that_somebody_made_up_gets_one_sentence(tmp_path, made):
+    image = Image.new("RGB", (4, 4))
+    image.info["golden"] = json.dumps(made)
+    (tmp_path / "odd.png").write_bytes(to_png(image))
+    with pytest.raises(GoldenError) as caught:
+        render("--from-image", tmp_path / "odd.png")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_npnet_says_so(tmp_path, tiny_sdxl_folder):
+    with pytest.raises(MissingWeights, match="There is no NPNet for"):
+        render("--model", tiny_sdxl_folder, "--prompt", "x")
+    assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").rglob("*.png"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["render", "--seed", "x"], ["render", "--nothing"]])
+def test_wrong_usage_exits_with_2_and_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_answers_without_loading_anything_heavy():
+    code = (
+        "import sys, golden, golden.__main__ as m\n"
+        "for arguments in (['--help'], ['render', '--help']):\n"
+        "    try: m.main(arguments)\n"
+        "    except SystemExit as ended: assert ended.code == 0\n"
+        "print([name for name in ('torch', 'diffusers', 'PIL') if name in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert "--from-image" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
