@@ -81,10 +81,22 @@ def test_unjudged_pairs_have_the_same_noises_and_no_scores(model):
     assert [*unjudged.rows.columns] == ["index", "prompt", "seed", "target"]
 
 
-@pytest.mark.parametrize("name", ["", "10", "x", "10x", "-1x1", "10x1@", "10x1@-2", "10x1 ", "source2", "1e3x1"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "10", "x", "10x", "-1x1", "10x1@", "10x1@-2", "10x1 ", "source2", "1e3x1", "npnet*", "npnet*-1", "npnet2"],
+)
 def test_a_target_that_says_nothing_is_refused(model, name):
     with pytest.raises(InvalidInput, match="STEPSxDOWN"):
         make_target(name, model, QUICK, source_noise([0], (4, 16, 16)), {})
+
+
+def test_an_npnet_makes_targets_of_any_strength(model):
+    embeddings = encode_prompts(model.pipeline, ["a star", "a heart"])
+    source = source_noise([1, 2], (4, 16, 16))
+    golden = model.npnet(source, embeddings["prompt_embeds"])
+    assert torch.allclose(make_target("npnet", model, QUICK, source, embeddings), golden, atol=1e-6)
+    doubled = make_target("npnet*2", model, QUICK, source, embeddings)
+    assert torch.allclose(doubled - source, 2 * (golden - source), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["1x1", "10x10", "10x0"])

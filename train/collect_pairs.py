@@ -8,8 +8,9 @@ Source i is a function of (--seed, i), whoever makes it, so that any number of w
 and started again, it goes on with the first shard that is missing or damaged.
 
 One source may get several targets, of which training takes the best (--filter best). A target is named after its
-schedule: 10x1 goes 1 of 10 steps down and back, as the paper does; 20x3@7.5 goes 3 of 20 at guidance 7.5; `source` is
-the source noise itself, for where nothing is better.
+schedule: 10x1 goes 1 of 10 steps down and back, as the paper does; 20x3@7.5 goes 3 of 20 at guidance 7.5. `source` is
+the source noise itself, for where nothing is better, and npnet*2 twice the change that the NPNet in --npnet makes, to
+train that network on by what became of it.
 """
 
 import json
@@ -32,6 +33,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from golden.arms import ARMS, Conditions, mix
 from golden.compare import Model, load_model
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, load_judges
@@ -48,6 +50,7 @@ class Settings:
     """What decides the bytes of a data set."""
 
     model: str = "shapes"
+    npnet: str | None = None
     seed: int = 0
     shard_size: int = 64
     num_inference_steps: int = 20
@@ -78,10 +81,14 @@ def make_target(name: str, model: Model, settings: Settings, source: Tensor, emb
     """Target noise (B, C, h, w) by its name in --targets. Raises: InvalidInput for a name that says nothing."""
     if name == "source":
         return source
+    if parts := re.fullmatch(r"npnet(?:\*(\d{1,2}(?:\.\d+)?))?", name):
+        golden = ARMS["npnet"](source, Conditions(model.spec, model.pipeline, model.npnet, embeddings, []))
+        return mix(source, golden, float(parts[1] or 1))
     parts = re.fullmatch(r"(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", name)
     if not parts:
         raise InvalidInput(
-            f"A target is 'source' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, got {name[:40]!r}."
+            "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
+            f"got {name[:40]!r}."
         )
     spec = model.spec
     return redenoise(
@@ -172,6 +179,7 @@ def main() -> None:
     defaults = Settings()
     parser.add_argument("folder", type=Path, help="where the shards go")
     parser.add_argument("--model", default=defaults.model)
+    parser.add_argument("--npnet", help="NPNet weights for targets of that name (default: the model's)")
     parser.add_argument("--num-pairs", type=int, default=2000, help="source noises, rounded up to whole shards")
     parser.add_argument(
         "--prompts", type=Path, help="text file, one prompt a line (default: captions of the shapes world)"
@@ -215,7 +223,7 @@ def main() -> None:
             },
         )
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if arguments.device == "cuda" else arguments.device
-    model = load_model(settings.model, device=device)
+    model = load_model(settings.model, npnet=settings.npnet, device=device)
     judges = load_judges(settings.judges, settings.judge_weights, device=device) if settings.judges else None
     if settings.judged and not (model.spec.is_shapes or judges):
         raise InvalidInput(f"Nothing can judge pictures of {settings.model!r}: choose --judges, or --unjudged.")
