@@ -55,8 +55,8 @@ def redenoise(
     published code and the paper's Eq. 2) or "t-k" (where the latents are). At ten steps of 1000, T is 901 and T-k is
     801 by DDIM's schedule, 811 by DPM-Solver's; the first step of either is the same function of T and T-k.
 
-    Differs from the paper: `num_steps_down` steps may be taken before as many are taken back. Several small steps follow
-    the path that a picture takes, and one large step leaves it.
+    Differs from the paper: `num_steps_down` steps may be taken before as many are taken back. Several small steps
+    follow the path that a picture takes, and one large step leaves it.
 
     Raises: InvalidInput for an unknown solver or `evaluate_at`, for fewer than 2 steps, or for more steps down than the
     schedule has before its last.

@@ -160,7 +160,7 @@ class NoRandomInit(TorchFunctionMode):
     for ever on numbers that nobody draws.
     """
 
-    # Tensor's methods and torch.nn.init's functions: a mode does not see the calls inside a function that it let through.
+    # Tensor's methods and torch.nn.init's functions: a mode does not see calls inside a function that it let through.
     # By name, since transformers puts functions of its own in the place of torch's while it builds.
     DRAWING = frozenset({"normal_", "uniform_", "kaiming_uniform_"})
 
