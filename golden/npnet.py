@@ -84,6 +84,10 @@ class NPNetConfig:
     text_map_size: the prompt shifts each channel of the noise by an m x m map, m = text_map_size, enlarged to the
         latents. 1 is the published single number per channel.
         Differs from the paper: m > 1 lets a prompt say where in the picture something is.
+    side_by_side: the Swin sees the noise and its restyled form as separate channels, and not as their sum.
+        Differs from the paper: in the sum, a text map that is large enough to be read drowns the noise, and the network
+        learns one change per prompt, the same for every noise.
+    image_channels: how many channels the Swin's image has; 3 in the published one.
     svd_hidden, svd_output_hidden: hidden widths of the singular branch.
     """
 
@@ -98,6 +102,8 @@ class NPNetConfig:
     attention: bool = True
     canonical_signs: bool = False
     text_map_size: int = 1
+    side_by_side: bool = False
+    image_channels: int = 3
     svd_hidden: int = 64
     svd_output_hidden: int = 1024
     swin: SwinConfig = field(default_factory=SwinConfig)
@@ -105,7 +111,8 @@ class NPNetConfig:
     def __post_init__(self) -> None:
         # The upper ends only keep a hostile file from asking for all the memory there is.
         sizes = {"channels": 128, "height": 1024, "width": 1024, "num_tokens": 4096, "embedding_dim": 16384}
-        _check_integers(self, sizes | {"text_map_size": 128, "svd_hidden": 8192, "svd_output_hidden": 8192})
+        sizes |= {"text_map_size": 128, "image_channels": 128, "svd_hidden": 8192, "svd_output_hidden": 8192}
+        _check_integers(self, sizes)
         _check_bools(self)
         if not (self.use_singular or self.use_residual or self.use_text):
             raise InvalidInput("An NPNet needs at least one of use_singular, use_residual, use_text.")
@@ -250,7 +257,7 @@ class TextBranch(nn.Module):
 
 
 class ResidualBranch(nn.Module):
-    """A Swin transformer between two 1x1 convolutions, (B, C, H, W) -> (B, C, H, W).
+    """A Swin transformer between two 1x1 convolutions: noise and restyled noise, both (B, C, H, W), -> (B, C, H, W).
 
     Source: arXiv 2411.09502, residual prediction; sizes, resizing and reading as in the published weights.
     """
@@ -261,10 +268,12 @@ class ResidualBranch(nn.Module):
         self.misread_features = swin.misread_features
         self.image_size = (swin.image_size, swin.image_size)
         self.latent_size = (config.height, config.width)
-        self.downconv = nn.Conv2d(config.channels, 3, kernel_size=1)
+        self.side_by_side = config.side_by_side
+        self.downconv = nn.Conv2d(config.channels * (1 + self.side_by_side), config.image_channels, kernel_size=1)
         self.swin = SwinTransformer(
             img_size=swin.image_size,
             patch_size=swin.patch_size,
+            in_chans=config.image_channels,
             embed_dim=swin.embed_dim,
             depths=swin.depths,
             num_heads=swin.num_heads,
@@ -274,9 +283,10 @@ class ResidualBranch(nn.Module):
         )
         self.upconv = nn.Conv2d(swin.feature_channels, config.channels, kernel_size=1)
 
-    def forward(self, noise: Tensor) -> Tensor:
+    def forward(self, noise: Tensor, text: Tensor) -> Tensor:
+        seen = torch.cat([noise, text], dim=1) if self.side_by_side else noise + text
         # A 1x1 convolution and nearest resizing commute; the published code resizes first, which only costs more.
-        image = _resize(self.downconv(noise), self.image_size)
+        image = _resize(self.downconv(seen), self.image_size)
         features = self.swin.forward_features(image)  # (B, grid, grid, channels)
         if not self.misread_features:
             features = features.permute(0, 3, 1, 2)
@@ -328,7 +338,7 @@ class NPNet(nn.Module):
             noise, prompt_embeds = source_noise.float(), prompt_embeds.float()
             none = torch.zeros_like(noise)
             text = none if self.text_embedding is None else self.text_embedding(noise, prompt_embeds)
-            residual = none if self.unet_embedding is None else self.unet_embedding(noise + text)
+            residual = none if self.unet_embedding is None else self.unet_embedding(noise, text)
             singular = noise if self.unet_svd is None else self.unet_svd(noise)
             golden = singular + (2 * torch.sigmoid(self.alpha) - 1) * text + self.beta * residual
         return {"text_embedding": text, "residual": residual, "singular": singular, "golden": golden}

@@ -153,6 +153,8 @@ def test_noise_becomes_a_tiled_matrix_and_back():
         {"channels": 16},
         {"channels": 3},
         {"text_map_size": 4},
+        {"side_by_side": True},
+        {"side_by_side": True, "image_channels": 8, "channels": 3},
         {"attention": False},
         {"swin": replace(SMALL.swin, misread_features=True)},
         {"swin": replace(SMALL.swin, depths=(1,), num_heads=(3,))},
@@ -171,6 +173,15 @@ def test_any_size(changes, tmp_path):
     loaded = load_npnet(tmp_path / "net.safetensors")
     assert loaded.config == config
     assert torch.equal(loaded(noise, prompt_embeds), golden)
+
+
+def test_side_by_side_the_swin_can_tell_noise_from_text():
+    config = replace(SMALL, side_by_side=True)
+    net, (noise, prompt_embeds) = make_net(config), make_inputs(config)
+    net.unet_embedding.downconv.weight.data[:, config.channels :] = 0  # deaf to the text
+    other = net.branches(noise, prompt_embeds.flip(1))
+    assert torch.equal(net.branches(noise, prompt_embeds)["residual"], other["residual"])
+    assert not torch.equal(net.branches(noise.flip(1), prompt_embeds)["residual"], other["residual"])
 
 
 @pytest.mark.parametrize("off", [{"use_singular": False}, {"use_residual": False}, {"use_text": False}], ids=str)

@@ -96,6 +96,8 @@ class Settings:
     residual: bool = True
     text: bool = True
     text_map_size: int = 8
+    side_by_side: bool = True
+    image_channels: int = 16
     swin_width: int = 48
     swin_depth: int = 2
     drop_path_rate: float = 0.1
@@ -171,6 +173,8 @@ def make_npnet(settings: Settings, pairs: Pairs) -> NPNet:
         attention=settings.attention,
         canonical_signs=True,
         text_map_size=settings.text_map_size,
+        side_by_side=settings.side_by_side,
+        image_channels=settings.image_channels,
         swin=small if height < 64 else SwinConfig(),
         svd_output_hidden=1024 if height >= 64 else 128,
     )
@@ -268,6 +272,10 @@ def main() -> None:
     for branch in ("attention", "singular", "residual", "text"):
         parser.add_argument(f"--no-{branch}", dest=branch, action="store_false", help=f"ablation: without {branch}")
     parser.add_argument("--text-map-size", type=int, default=defaults.text_map_size, help="1 is the published form")
+    parser.add_argument(
+        "--summed", dest="side_by_side", action="store_false", help="the published form: Swin sees noise plus text"
+    )
+    parser.add_argument("--image-channels", type=int, default=defaults.image_channels, help="3 is the published form")
     parser.add_argument("--swin-width", type=int, default=defaults.swin_width, help="small Swin: a multiple of 16")
     parser.add_argument("--swin-depth", type=int, default=defaults.swin_depth, help="small Swin: layers")
     parser.add_argument("--drop-path-rate", type=float, default=defaults.drop_path_rate, help="small Swin, in training")
