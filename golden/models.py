@@ -36,6 +36,7 @@ class ModelSpec:
     npnet: str | None = None
     redenoise_guidance_scale: float = 5.5
     redenoise_solver: str = "ddim"
+    redenoise_schedule: tuple[int, int] = (10, 1)  # steps in all, and how many of them are taken down and back
     title: str = ""
     unet: str | None = None
     loras: tuple[str, ...] = ()

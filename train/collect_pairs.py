@@ -37,6 +37,7 @@ from golden.arms import ARMS, Conditions, mix
 from golden.compare import Model, load_model
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, load_judges
+from golden.models import find_model
 from golden.noise import MAX_SEED, SOLVERS, redenoise, source_noise
 from golden.pipelines import Embeddings, decode, denoise, encode_prompts, latent_shape, repeat_embeddings
 from golden.shapes import check_image, training_captions
@@ -54,7 +55,7 @@ class Settings:
     seed: int = 0
     shard_size: int = 64
     num_inference_steps: int = 20
-    targets: tuple[str, ...] = ("10x1",)
+    targets: tuple[str, ...] = ()
     redenoise_guidance_scale: float | None = None
     inversion_guidance_scale: float = 1.0
     redenoise_solver: str | None = None
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument(
         "--num-inference-steps", type=int, default=defaults.num_inference_steps, help="of the pictures that are judged"
     )
-    parser.add_argument("--targets", nargs="+", default=defaults.targets, help="how targets are made, as above")
+    parser.add_argument("--targets", nargs="+", help="how targets are made, as above (default: the model's)")
     parser.add_argument("--redenoise-guidance-scale", type=float, help="(default: the model's)")
     parser.add_argument("--inversion-guidance-scale", type=float, default=defaults.inversion_guidance_scale)
     parser.add_argument("--redenoise-solver", choices=[*SOLVERS], help="(default: the model's)")
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    arguments.targets = tuple(arguments.targets)
+    arguments.targets = tuple(arguments.targets or ["{}x{}".format(*find_model(arguments.model).redenoise_schedule)])
     arguments.judges = tuple(JUDGES) if list(arguments.judges) == ["all"] else tuple(arguments.judges)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     if arguments.num_pairs < 1 or settings.shard_size < 1:
