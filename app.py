@@ -26,12 +26,14 @@ from golden.compare import (
     MAX_STEPS,
     MAX_STRENGTH,
     MIN_GUIDANCE,
+    Checked,
     CompareRequest,
     Comparison,
     Event,
     Model,
     Progress,
     Rendered,
+    Scored,
     compare,
     load_model,
     validate,
@@ -39,9 +41,20 @@ from golden.compare import (
 from golden.drawing import OUTCOMES, draw_change, draw_noise, side_by_side, singular_values, to_png
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.files import ASSETS
+from golden.judges import MODES, JudgeSet
 from golden.models import MODELS, ModelSpec
 from golden.noise import MAX_SEED, noise_health
 from golden.samplers import SAMPLERS
+from golden.scoreboard import (
+    CHOICES,
+    NO_JUDGES,
+    Judging,
+    choose_judging,
+    count_wins,
+    describe_scores,
+    find_winner,
+    show_scoreboard,
+)
 from golden.shapes import Verdict, sample_caption
 
 UPDATES_PER_SECOND = 8  # of the progress bar; previews come when they come, about four a second
@@ -86,15 +99,6 @@ def show_verdict(verdict: Verdict | None, wins: bool = False) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
     kind = "right" if verdict.correct else "wrong"
     return f'<div class="verdict {kind}"><p><b>{word}</b>{badge}</p><ul>{reasons}</ul></div>'
-
-
-def find_winner(verdicts: dict[str, Verdict]) -> str | None:
-    """The arm that is right alone, or right in more attributes; None if neither leads or nothing is checked."""
-    if len(verdicts) < 2:
-        return None
-    ranked = sorted(verdicts, key=lambda arm: (verdicts[arm].correct, verdicts[arm].score))
-    best, other = verdicts[ranked[-1]], verdicts[ranked[-2]]
-    return ranked[-1] if (best.correct, best.score) != (other.correct, other.score) else None
 
 
 def show_figures(comparison: Comparison) -> str:
@@ -155,9 +159,9 @@ def close_in_background(events: Iterator) -> None:
     threading.Thread(target=events.close, name="stop", daemon=True).start()  # type: ignore[attr-defined]
 
 
-def watch(request: CompareRequest, model: Model) -> Generator[Event]:
+def watch(request: CompareRequest, model: Model, judges: JudgeSet | None = None) -> Generator[Event]:
     """The events of a comparison, without more progress than a person can see; closing it stops the run."""
-    events, shown = compare(request, model), 0.0
+    events, shown = compare(request, model, judges), 0.0
     try:
         for event in events:
             plain = isinstance(event, Progress) and not event.previews and event.step
@@ -174,6 +178,12 @@ def show_progress(event: Progress) -> str:
     if not event.step:
         return show_status("Waiting for another comparison to end …", "running", 0)
     return show_status(f"Step {event.step} of {event.num_steps}", "running", event.step / event.num_steps)
+
+
+def show_scoring(comparison: Comparison, judges: JudgeSet | None) -> str:
+    """The status line while judges score."""
+    done, total = len(comparison.scores) + len(comparison.unavailable), len(judges.names) if judges else 0
+    return show_status(f"Scored by {done} of {total} judges", "running", done / max(1, total))
 
 
 def arms_of(model: Model) -> tuple[str, ...]:
@@ -237,6 +247,8 @@ class Stage:
     figures: gr.HTML
     noises: tuple[gr.Image, gr.Image, gr.Image]
     health: gr.HTML
+    scores: gr.HTML
+    draw_scores: Callable[..., str]  # the scoreboard of a comparison, or of none yet
 
     def show_pictures(self, standard: Image.Image, golden: Image.Image | None) -> dict:
         return {
@@ -246,7 +258,11 @@ class Stage:
         }
 
     def clear_words(self) -> dict:
-        return {self.standard_verdict: "", self.golden_verdict: "", self.figures: ""}
+        words = {self.standard_verdict: "", self.golden_verdict: "", self.figures: ""}
+        return words | {self.scores: self.draw_scores()}
+
+    def show_scores(self, comparison: Comparison) -> dict:
+        return {self.scores: self.draw_scores(comparison)}
 
     def show(self, comparison: Comparison, spec: ModelSpec) -> dict:
         """Everything of a finished comparison; the pictures carry their settings."""
@@ -256,6 +272,7 @@ class Stage:
         shown[self.standard_verdict] = show_verdict(verdicts.get("standard"), winner == "standard")
         shown[self.golden_verdict] = show_verdict(verdicts.get("npnet"), winner == "npnet")
         shown[self.figures] = show_figures(comparison)
+        shown |= self.show_scores(comparison)
         if "npnet" in comparison.noises:
             source, golden = comparison.noises["standard"], comparison.noises["npnet"]
             pictures = (draw_noise(source), draw_noise(golden), draw_change(source, golden))
@@ -264,13 +281,13 @@ class Stage:
 
     @property
     def outputs(self) -> list[gr.Component]:
-        words = [self.standard_verdict, self.golden_verdict, self.figures, self.health]
+        words = [self.standard_verdict, self.golden_verdict, self.figures, self.health, self.scores]
         return [self.standard, self.golden, self.slider, *words, *self.noises]
 
 
-def build_compare(model: Model, records: gr.State) -> Controls:
+def build_compare(model: Model, records: gr.State, judging: Judging) -> Controls:
     """The Compare tab."""
-    spec = model.spec
+    spec, draw_scores = model.spec, partial(show_scoreboard, judging, arms_of(model))
     with gr.Row(elem_id="bench"):
         with gr.Column(elem_id="ask"):
             prompt = gr.Textbox(
@@ -327,29 +344,33 @@ def build_compare(model: Model, records: gr.State) -> Controls:
                 elem_id="slider",
             )
             chips = _build_examples(spec)
-        with gr.Column(elem_id="npnet"):
-            gr.HTML("<h3>NPNet</h3>")
-            if model.npnet is None:
-                gr.HTML(f'<p class="notice">{escape(explain_missing_npnet(spec))}</p>', elem_id="no_npnet")
-            strength = gr.Slider(
-                0, MAX_STRENGTH, value=1, step=0.05, label="Strength", elem_id="strength", visible=_if_npnet(model)
-            )
-            figures = gr.HTML("", elem_id="figures")
-            with gr.Row(elem_id="noises", visible=_if_npnet(model)):
-                noises = tuple(
-                    _picture(label, elem_id=name, small=True)
-                    for label, name in (
-                        ("source", "noise_before"),
-                        ("golden", "noise_after"),
-                        ("change", "noise_change"),
-                    )
+        with gr.Column(elem_id="side"):
+            with gr.Column(elem_id="judged"):
+                scores = gr.HTML(draw_scores(), elem_id="scores")
+            with gr.Column(elem_id="npnet"):
+                gr.HTML("<h3>NPNet</h3>")
+                if model.npnet is None:
+                    gr.HTML(f'<p class="notice">{escape(explain_missing_npnet(spec))}</p>', elem_id="no_npnet")
+                strength = gr.Slider(
+                    0, MAX_STRENGTH, value=1, step=0.05, label="Strength", elem_id="strength", visible=_if_npnet(model)
                 )
-            health = gr.HTML("", elem_id="health")
+                figures = gr.HTML("", elem_id="figures")
+                with gr.Row(elem_id="noises", visible=_if_npnet(model)):
+                    noises = tuple(
+                        _picture(label, elem_id=name, small=True)
+                        for label, name in (
+                            ("source", "noise_before"),
+                            ("golden", "noise_after"),
+                            ("change", "noise_change"),
+                        )
+                    )
+                health = gr.HTML("", elem_id="health")
     opened = gr.State(None)
     controls = Controls(prompt, seed, steps, guidance, sampler, strength, lock, opened, status)
-    stage = Stage(standard, golden, slider, standard_verdict, golden_verdict, figures, noises, health)  # type: ignore
+    verdicts = (standard_verdict, golden_verdict)
+    stage = Stage(standard, golden, slider, *verdicts, figures, noises, health, scores, draw_scores)  # type: ignore
     triggers = [start.click, prompt.submit, opened.change]
-    _connect_run(model, controls, stage, records, text, triggers, stop)
+    _connect_run(model, judging, controls, stage, records, text, triggers, stop)
     _connect_openers(model, controls, reroll, chips, text, apply, restore_png, copy_link)
     return controls
 
@@ -385,6 +406,7 @@ def _build_examples(spec: ModelSpec) -> list[tuple[gr.Button, str, int]]:
 
 def _connect_run(
     model: Model,
+    judging: Judging,
     controls: Controls,
     stage: Stage,
     records: gr.State,
@@ -402,19 +424,32 @@ def _connect_run(
         try:
             request = validate(CompareRequest(prompt, seed, steps, guidance, sampler, strength, arms_of(model)), spec)
             yield {controls.seed: request.seed, controls.status: show_status("Starting …", "running", 0)}
-            for event in watch(request, model):
+            made = kept
+            for event in watch(request, model, judging.judges):
                 if isinstance(event, Progress):
                     yield stage_previews(event) | {controls.status: show_progress(event)}
                 elif isinstance(event, Rendered):
-                    yield stage.show_pictures(event.images["standard"], event.images.get("npnet"))
+                    pictures = stage.show_pictures(event.images["standard"], event.images.get("npnet"))
+                    yield stage.clear_words() | pictures
+                elif isinstance(event, Scored):
+                    scoring = show_scoring(event.comparison, judging.judges)
+                    yield stage.show_scores(event.comparison) | {controls.status: scoring}
+                elif isinstance(event, Checked):
+                    made = session.add_record(kept, event.comparison, spec)
+                    scoring = show_scoring(event.comparison, judging.judges)
+                    yield present(event.comparison, made) | {controls.status: scoring}
+                elif judging.judges is not None:  # all but the last words were shown as it was checked
+                    made = session.add_scores(made, event, judging.weights)
+                    yield {controls.status: show_status(_summary(event)), records: made}
                 else:
-                    yield stage.show(event, spec) | {
-                        controls.status: show_status(_summary(event)),
-                        text: settings.to_json(request, spec),
-                        records: session.add_record(kept, event, spec),
-                    }
+                    made = session.add_record(kept, event, spec)
+                    yield present(event, made) | {controls.status: show_status(_summary(event))}
         except GoldenError as error:
             yield {controls.status: show_status(str(error), "error")}
+
+    def present(comparison: Comparison, made: list[session.Record]) -> dict:
+        described = settings.to_json(comparison.request, spec)
+        return stage.show(comparison, spec) | {text: described, records: made}
 
     def stage_previews(event: Progress) -> dict:
         if not event.previews:
@@ -438,15 +473,14 @@ def _connect_run(
 
 def _summary(comparison: Comparison) -> str:
     """One line on what came out."""
-    verdicts = comparison.verdicts
-    took = f"{comparison.total_seconds:.1f} s"
-    if not {"standard", "npnet"} <= set(verdicts):
-        return f"Done in {took}."
-    sides = {
-        name: "right" if verdicts[arm].correct else "wrong"
-        for name, arm in (("standard", "standard"), ("golden", "npnet"))
-    }
-    return f"Standard {sides['standard']}, golden {sides['golden']}, in {took}."
+    verdicts, scores = comparison.verdicts, comparison.scores
+    took, said = f"{comparison.total_seconds:.1f} s", []
+    if {"standard", "npnet"} <= set(verdicts):
+        sides = ["right" if verdicts[arm].correct else "wrong" for arm in ("standard", "npnet")]
+        said.append(f"standard {sides[0]}, golden {sides[1]}")
+    if scores and len(comparison.images) == 2:
+        said.append(f"golden won {count_wins(scores)} of {len(scores)} scores")
+    return f"{'; '.join(said or ['done']).capitalize()}, in {took}."
 
 
 def _connect_openers(
@@ -501,9 +535,13 @@ def _connect_openers(
 # --- the API ---------------------------------------------------------------------------------------------------------
 
 
-def build_api(model: Model) -> None:
+def build_api(model: Model, judging: Judging) -> None:
     """The endpoint `/compare`: the comparison for programs, with plain JSON in the place of the page's words."""
     spec = model.spec
+
+    def describe(comparison: Comparison) -> dict[str, Any]:
+        return settings.describe(comparison, spec) | describe_scores(comparison, judging.weights)
+
     with gr.Column(visible=False):
         inputs = [
             gr.Textbox(label="prompt"),
@@ -521,13 +559,16 @@ def build_api(model: Model) -> None:
     ) -> Any:
         request = CompareRequest(prompt, seed, num_inference_steps, guidance_scale, sampler, strength)
         try:
-            for event in watch(request, model):
+            for event in watch(request, model, judging.judges):
                 if isinstance(event, Progress):
                     standard, golden = event.previews or (gr.skip(), gr.skip())
                     yield standard, golden, {"step": event.step, "num_steps": event.num_steps}
-                elif isinstance(event, Comparison):
-                    images = settings.label_images(event, spec)
-                    yield images["standard"], images["npnet"], settings.describe(event, spec)
+                elif isinstance(event, Scored):
+                    yield gr.skip(), gr.skip(), describe(event.comparison)
+                elif isinstance(event, Checked | Comparison):
+                    comparison = event.comparison if isinstance(event, Checked) else event
+                    images = settings.label_images(comparison, spec)
+                    yield images["standard"], images["npnet"], describe(comparison)
         except GoldenError as error:
             raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
 
@@ -537,8 +578,9 @@ def build_api(model: Model) -> None:
         outputs,
         api_name="compare",
         api_description=(
-            "Compare standard and golden noise: the two pictures, and as JSON the settings, the checker's verdicts and "
-            "the seconds. Until they are done it yields previews and the step reached; cancelling stops within a step."
+            "Compare standard and golden noise: the two pictures, and as JSON the settings, the checker's verdicts, "
+            "the judges' scores and which set of judges gave them, and the seconds. Until then it yields previews and "
+            "the step reached, then the result so far as each judge finishes; cancelling stops within a step or judge."
         ),
         preprocess=False,
         concurrency_id="compare",
@@ -796,7 +838,9 @@ def _thumbnail(record: session.Record) -> Image.Image:
 def _caption(record: session.Record) -> str:
     marks = {True: "✓", False: "✗"}
     verdicts = "".join(marks[verdict["correct"]] for verdict in record.described["verdicts"].values())
-    return f"{verdicts} {record.request.prompt} · {record.request.seed}"
+    scores = record.described.get("scores", {})
+    won = f" · golden {count_wins(scores)} of {len(scores)}" if scores and len(record.pictures) == 2 else ""
+    return f"{verdicts} {record.request.prompt} · {record.request.seed}{won}"
 
 
 # --- About -----------------------------------------------------------------------------------------------------------
@@ -824,15 +868,15 @@ def show_card(spec: ModelSpec, loaded: bool) -> str:
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
-def build_ui(model: Model) -> gr.Blocks:
-    """The page for a loaded model. Launch it with `launch_options()`."""
+def build_ui(model: Model, judging: Judging = NO_JUDGES) -> gr.Blocks:
+    """The page for a loaded model and the judges of its comparisons. Launch it with `launch_options()`."""
     spec = model.spec
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(read_asset("header.html").replace("<!-- model -->", escape(spec.title or spec.name)), elem_id="header")
         records = gr.State([], time_to_live=SESSION_SECONDS)
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
-                controls = build_compare(model, records)
+                controls = build_compare(model, records, judging)
             with gr.Tab("Explore", id="explore"):
                 build_explore(model, controls)
             with gr.Tab("Blind", id="blind"):
@@ -841,7 +885,7 @@ def build_ui(model: Model) -> gr.Blocks:
                 build_history(history, tabs, spec, records, controls)
             with gr.Tab("About", id="about"):
                 build_about(model)
-        build_api(model)
+        build_api(model, judging)
     ui.queue(max_size=MAX_WAITING)
     return ui
 
@@ -911,6 +955,10 @@ def main() -> None:
     parser.add_argument(
         "--npnet", metavar="FILE", help="NPNet weights (.safetensors or .pth); the model's own by default"
     )
+    parser.add_argument(
+        "--judges", choices=CHOICES, help="whose scores to show; embedded for shapes by default, none for other models"
+    )
+    parser.add_argument("--judge-mode", choices=MODES, default="auto", help="all judges in memory, or one at a time")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on")
@@ -923,7 +971,7 @@ def main() -> None:
     except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
         reason = str(error).splitlines()[0][:200]
         raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
-    ui = build_ui(model)
+    ui = build_ui(model, choose_judging(arguments.judges, arguments.judge_mode, model.spec, arguments.device))
     try:
         ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())
     except OSError as error:

@@ -8,22 +8,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from .arms import Conditions, find_arm, mix
-from .errors import Cancelled, GoldenError, InvalidInput
+from .errors import Cancelled, GoldenError, InvalidInput, MissingWeights
 from .models import ModelSpec, find_model
 from .noise import MAX_SEED, source_noise
-from .npnet import NPNet, load_npnet
+from .npnet import NPNet, find_npnet, load_npnet
 from .pipelines import decode, denoise, encode_prompts, latent_shape, load_pipeline, repeat_embeddings
 from .samplers import SAMPLERS
 from .shapes import Verdict, check_image, parse_caption
+
+if TYPE_CHECKING:  # judges bring libraries that whoever compares without them need not wait for
+    from .judges import JudgeSet
 
 MAX_STEPS = 200
 MIN_GUIDANCE = 1.0  # below it the pipelines of diffusers switch guidance off, which is what 1 means
@@ -47,13 +50,20 @@ class Model:
 def load_model(
     name: str = "shapes", *, npnet: str | Path | None = None, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> Model:
-    """Load a model of MODELS (or a diffusers folder) with its NPNet, or with the NPNet in the file `npnet`.
+    """Load a model of MODELS (or a diffusers folder) with its NPNet, or with `npnet`, a file or a name of NPNETS.
+
+    A model whose own NPNet cannot be had loads without: comparing other arms needs none.
 
     Raises: InvalidInput for an unknown name; MissingWeights or BadWeights if weights are missing or unfit.
     """
     spec = find_model(name)
-    path = npnet or (spec.npnet if spec.npnet and Path(spec.npnet).is_file() else None)
-    network = load_npnet(path).to(device) if path else None
+    weights = npnet or spec.npnet
+    try:
+        network = load_npnet(find_npnet(weights)).to(device) if weights else None
+    except MissingWeights:
+        if npnet:
+            raise
+        network = None
     return Model(spec, load_pipeline(spec, device, dtype), network)
 
 
@@ -153,7 +163,11 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome: by arm its picture, its noise (C, h, w) on the CPU and, in the shapes world, its verdict."""
+    """The outcome: by arm its picture, its noise (C, h, w) on the CPU and, in the shapes world, its verdict.
+
+    `scores` holds by judge and arm the raw scores, `unavailable` by judge one sentence on why it has none; both stay
+    empty where no judges are asked. `scoring_seconds` is apart from `total_seconds`, which is what the pictures took.
+    """
 
     request: CompareRequest
     images: dict[str, Image.Image]
@@ -161,6 +175,9 @@ class Comparison:
     verdicts: dict[str, Verdict]
     npnet_seconds: float
     total_seconds: float
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    scoring_seconds: float = 0.0
 
     @property
     def overhead(self) -> float:
@@ -168,14 +185,29 @@ class Comparison:
         return self.npnet_seconds / max(1e-9, (self.total_seconds - self.npnet_seconds) / len(self.images))
 
 
-Event = Progress | Rendered | Comparison
+@dataclass(frozen=True)
+class Checked:
+    """All but the judges' scores is there; comes only where judges are asked."""
+
+    comparison: Comparison
 
 
-def compare(request: CompareRequest, model: Model) -> Iterator[Event]:
-    """Run a comparison and yield Progress events, Rendered, and at last the Comparison.
+@dataclass(frozen=True)
+class Scored:
+    """A judge has finished: the comparison holds its scores, or its sentence, and those of the judges before it."""
 
-    Closing the generator stops the run within one step. All arms are denoised in one batch, from the same source
-    noise, with the same step noise.
+    judge: str
+    comparison: Comparison
+
+
+Event = Progress | Rendered | Checked | Scored | Comparison
+
+
+def compare(request: CompareRequest, model: Model, judges: "JudgeSet | None" = None) -> Iterator[Event]:
+    """Run a comparison and yield Progress events, Rendered, with judges Checked and a Scored each, and the Comparison.
+
+    Closing the generator stops the run within one step or one judge. All arms are denoised in one batch, from the same
+    source noise, with the same step noise. The judges score while the model is free for the next run.
 
     Raises: GoldenError with one sentence for the user.
     """
@@ -186,7 +218,11 @@ def compare(request: CompareRequest, model: Model) -> Iterator[Event]:
     def run() -> None:
         try:
             with _turn(model, stopped, lambda: events.put(Progress(0, request.num_inference_steps))):
-                _run(request, model, events.put, stopped)
+                comparison = _run(request, model, events.put, stopped)
+            if judges is not None:
+                events.put(Checked(comparison))
+                comparison = _score(comparison, judges, events.put, stopped)
+            events.put(comparison)
         except BaseException as error:
             events.put(error)
         finally:
@@ -204,9 +240,9 @@ def compare(request: CompareRequest, model: Model) -> Iterator[Event]:
         worker.join()
 
 
-def run_comparison(request: CompareRequest, model: Model) -> Comparison:
+def run_comparison(request: CompareRequest, model: Model, judges: "JudgeSet | None" = None) -> Comparison:
     """`compare` without the events in between."""
-    *_, last = compare(request, model)
+    *_, last = compare(request, model, judges)
     assert isinstance(last, Comparison)
     return last
 
@@ -223,7 +259,7 @@ def _turn(model: Model, stopped: threading.Event, on_wait: Callable[[], None]) -
         model.lock.release()
 
 
-def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Event) -> None:
+def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Event) -> Comparison:
     started = time.perf_counter()
     pipeline, arms = model.pipeline, request.arms
     _stop_if(stopped)
@@ -260,7 +296,24 @@ def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Ev
         {arm: check_image(request.prompt, image) for arm, image in images.items()} if model.spec.is_shapes else {}
     )
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
-    emit(Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total))
+    return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total)
+
+
+def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:
+    """The comparison with what every judge says, or why it says nothing."""
+    started = time.perf_counter()
+    _stop_if(stopped)
+    arms, images = list(comparison.images), list(comparison.images.values())
+    for judge, result in judges.stream(images, [comparison.request.prompt] * len(images)):
+        _stop_if(stopped)
+        if isinstance(result, str):
+            comparison = replace(comparison, unavailable=comparison.unavailable | {judge: result})
+        else:
+            by_arm = dict(zip(arms, result.tolist(), strict=True))
+            comparison = replace(comparison, scores=comparison.scores | {judge: by_arm})
+        comparison = replace(comparison, scoring_seconds=time.perf_counter() - started)
+        emit(Scored(judge, comparison))
+    return comparison
 
 
 def make_noises(
@@ -282,6 +335,7 @@ def _stop_if(stopped: threading.Event) -> None:
 
 
 __all__ = [
+    "Checked",
     "CompareRequest",
     "Comparison",
     "Event",
@@ -289,6 +343,7 @@ __all__ = [
     "Model",
     "Progress",
     "Rendered",
+    "Scored",
     "compare",
     "load_model",
 ]

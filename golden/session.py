@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 from .compare import CompareRequest, Comparison
 from .drawing import to_png
 from .models import ModelSpec
+from .scoreboard import describe_scores
 from .settings import NAMES, describe, label_images
 
 MAX_RECORDS = 200
@@ -52,6 +53,12 @@ def add_record(records: Sequence[Record], comparison: Comparison, spec: ModelSpe
     return kept
 
 
+def add_scores(records: Sequence[Record], comparison: Comparison, weights: str) -> list[Record]:
+    """The records, the last of which is of this comparison, once its judges (of the set `weights`) have scored."""
+    *others, last = records
+    return [*others, replace(last, described=last.described | describe_scores(comparison, weights))]
+
+
 def open_picture(png: bytes) -> Image.Image:
     """A kept picture."""
     return Image.open(io.BytesIO(png)).convert("RGB")
@@ -77,8 +84,19 @@ def records_to_csv(records: Iterable[Record]) -> str:
         row |= {name: getattr(record.request, name) for name in NAMES}
         for arm, verdict in record.described["verdicts"].items():
             row |= {f"{arm}_right": verdict["correct"], f"{arm}_reasons": "; ".join(verdict["reasons"])}
-        rows.append(row | {name: record.described[name] for name in ("npnet_seconds", "total_seconds", "overhead")})
+        row |= {name: record.described[name] for name in ("npnet_seconds", "total_seconds", "overhead")}
+        rows.append(row | _score_cells(record.described))
     return write_csv(rows)
+
+
+def _score_cells(described: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a comparison and whose they are; nothing where no judges were asked."""
+    if "scores" not in described:
+        return {}
+    cells = {"judges": described["judges"]}
+    for judge, by_arm in described["scores"].items():
+        cells |= {f"{judge}_{arm}": score for arm, score in by_arm.items()}
+    return cells | {f"MPS_probability_{arm}": share for arm, share in described["mps_probability"].items()}
 
 
 def records_to_zip(records: Sequence[Record]) -> bytes:

@@ -1,7 +1,9 @@
 """Tiny random-weight pipelines of the real classes, saved as folders and loaded as any model is."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -12,6 +14,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler
 from tokenizers import pre_tokenizers
 
 from golden.compare import Model, load_model
+from golden.errors import MissingWeights
+from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
+from golden.judges.inputs import load_tokenizer
 from golden.npnet import NPNet, NPNetConfig, SwinConfig, save_npnet
 from golden.pipelines import Embeddings
 
@@ -264,3 +269,84 @@ def make_embeddings(levels: list[float], negative_level: float = 0.0) -> Embeddi
         "pooled_prompt_embeds": torch.zeros(pooled),
         "negative_pooled_prompt_embeds": torch.zeros(pooled),
     }
+
+
+# --- judges -----------------------------------------------------------------------------------------------------------
+
+
+def _tiny_judge_configs(folder: Path) -> dict[str, dict]:
+    """The smallest config of each judge; the vocabularies that they read are written into `folder`."""
+    clip_tokens = folder / "clip"
+    clip_tokens.mkdir()
+    vocabulary = _clip_tokenizer().get_vocab()
+    (clip_tokens / "vocab.json").write_text(json.dumps(vocabulary))
+    (clip_tokens / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "bert.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "star"]) + "\n"
+    )
+    end = load_tokenizer(str(clip_tokens), 16).end_id
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    text = tower | {"vocab_size": end + 1, "max_position_embeddings": 16, "bos_token_id": end - 1, "eos_token_id": end}
+    words = {"tokenizer": str(clip_tokens), "context_length": 16}
+    clip = {
+        "clip": {"text_config": text, "vision_config": vision, "projection_dim": 16, "logit_scale_init_value": 4.6},
+        **words,
+    }
+    open_clip = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": end + 1, "width": 16, "heads": 2, "layers": 1},
+    }
+    cross = {"layers": 1, "heads": 2, "head_width": 8, "ff_mult": 2}
+    ends = {"bos_token_id": 2, "sep_token_id": 3}
+    reward = {
+        "vision": vision | {"initializer_range": 0.02},
+        "text": tower | {"encoder_hidden_size": 16, "vocab_size": 8, "max_position_embeddings": 16} | ends,
+        "head": [16, 16, 8, 8],
+        "mean": 0.2,
+        "std": 1.1,
+        "tokenizer": str(folder / "bert.txt"),
+        "context_length": 16,
+    }
+    return {
+        "PickScore": clip,
+        "HPSv2": {"open_clip": open_clip, **words},
+        "AES": {"vision": vision | {"projection_dim": 16}, "head": [16, 16, 8, 8]},
+        "ImageReward": reward,
+        "CLIPScore": clip,
+        "MPS": clip | {"cross": cross, "condition": "red, star", "threshold": 0.01},
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_judges_folder(tmp_path_factory) -> Path:
+    """A folder in the place of `assets/`, whose `judges/` holds six judges with random weights, and their spreads."""
+    folder = tmp_path_factory.mktemp("tiny_judges")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        for name, config in _tiny_judge_configs(folder).items():
+            judge = find_judge(name)(config)
+            if name == "CLIPScore":  # random cosines may be negative, where it is flat
+                judge.model.visual_projection.weight.data.fill_(0.1)
+                judge.model.text_projection.weight.data.fill_(0.1)
+            save_judge(judge, folder / "judges" / f"{name.lower()}.safetensors")
+    spreads = {name: {"mean": 0.0, "std": 0.5} for name in JUDGES}
+    (folder / "judges" / "spread.json").write_text(json.dumps(spreads))
+    return folder
+
+
+@pytest.fixture
+def tiny_judges(tiny_judges_folder) -> JudgeSet:
+    """The six, loaded when they are first asked; a set of its own for each test, so that each may break it."""
+    paths = {name: tiny_judges_folder / "judges" / f"{name.lower()}.safetensors" for name in JUDGES}
+    return JudgeSet({name: partial(loading.load, JUDGES[name], path) for name, path in paths.items()})
+
+
+def break_judge(judges: JudgeSet, name: str, sentence: str = "") -> None:
+    """Make one judge of a set fail when it is loaded, with `sentence` or in a way that nobody foresaw."""
+
+    def fail():
+        raise MissingWeights(sentence) if sentence else ValueError("<b>odd</b>\nlines")
+
+    judges._loaders[name] = fail

@@ -20,7 +20,10 @@ from PIL import Image
 import app
 from golden import session, settings
 from golden.compare import CompareRequest, Model, run_comparison
+from golden.judges import JUDGES
+from golden.scoreboard import NO_JUDGES, Judging
 from golden.shapes import Verdict
+from tests.conftest import break_judge
 
 REPOSITORY = Path(app.__file__).parent
 PROMPT = "a red circle left of a blue square"
@@ -35,9 +38,9 @@ def find_free_port() -> int:
         return probe.getsockname()[1]
 
 
-def serve(model: Model) -> tuple[gr.Blocks, str]:
+def serve(model: Model, judging: Judging = NO_JUDGES) -> tuple[gr.Blocks, str]:
     """Serve a model's page from this process; answers with the page and its address."""
-    ui = app.build_ui(model)
+    ui = app.build_ui(model, judging)
     _, url, _ = ui.launch(
         server_name="127.0.0.1",
         server_port=find_free_port(),
@@ -99,6 +102,29 @@ def test_compare_streams_its_progress(client):
     steps = [update[2]["step"] for update in job if "step" in update[2]]
     assert len(steps) >= 2
     assert steps == sorted(steps)
+
+
+def test_compare_without_judges_says_so(client):
+    *_, result = client.predict(PROMPT, 1, 1, api_name="/compare")
+    assert (result["judges"], result["scores"], result["unavailable"]) == ("none", {}, {})
+
+
+def test_compare_answers_scores_and_a_failing_judge_costs_only_its_own(tiny_shapes, tiny_judges):
+    break_judge(tiny_judges, "HPSv2", "There is no HPSv2 here.")
+    ui, url = serve(tiny_shapes, Judging(tiny_judges, "embedded"))
+    try:
+        kind, (standard, golden, result) = call(url, [PROMPT, 7, 2, 5.5, "ddim", 1.0])
+    finally:
+        ui.close(verbose=False)
+    assert kind == "complete"
+    assert standard["path"] != golden["path"]
+    assert result["judges"] == "embedded"
+    assert list(result["scores"]) == [name for name in JUDGES if name != "HPSv2"]
+    assert result["unavailable"] == {"HPSv2": "There is no HPSv2 here."}
+    assert sum(result["mps_probability"].values()) == pytest.approx(1)
+    expected = run_comparison(CompareRequest(PROMPT, 7, 2), tiny_shapes, tiny_judges)
+    assert result["scores"]["AES"] == pytest.approx(expected.scores["AES"])
+    assert set(result["verdicts"]) == {"standard", "npnet"}
 
 
 @pytest.mark.parametrize(
@@ -264,9 +290,10 @@ def test_without_an_npnet_the_endpoint_says_so(tiny_shapes):
     assert "There is no NPNet" in answer["error"]
 
 
-def test_a_page_for_any_model_can_be_built(tiny_model):
+def test_a_page_for_any_model_can_be_built(tiny_model, tiny_judges):
     assert app.build_ui(tiny_model)
     assert app.build_ui(replace(tiny_model, npnet=None))
+    assert app.build_ui(replace(tiny_model, npnet=None), Judging(tiny_judges, "published"))
 
 
 # --- pieces of the page ----------------------------------------------------------------------------------------------
@@ -329,12 +356,20 @@ def run_app(*arguments: str) -> subprocess.CompletedProcess:
 def test_help_lists_the_options():
     done = run_app("--help")
     assert done.returncode == 0
-    for option in ("--model", "--npnet", "--host", "--port", "--share", "--device"):
+    for option in ("--model", "--npnet", "--judges", "--judge-mode", "--host", "--port", "--share", "--device"):
         assert option in done.stdout
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--model", "nope"], ["--port", "0"], ["--npnet", "nowhere.safetensors"], ["--device", "toaster"]]
+    "arguments",
+    [
+        ["--model", "nope"],
+        ["--port", "0"],
+        ["--npnet", "nowhere.safetensors"],
+        ["--device", "toaster"],
+        ["--judges", "kind"],
+        ["--judge-mode", "fast"],
+    ],
 )
 def test_bad_arguments_end_in_one_line(arguments):
     done = run_app(*arguments)

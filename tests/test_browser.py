@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,6 +17,9 @@ from test_app import PROMPT, serve
 from golden import settings
 from golden.compare import CompareRequest, run_comparison
 from golden.drawing import to_png
+from golden.judges import JUDGES
+from golden.scoreboard import Judging
+from tests.conftest import break_judge
 
 pytestmark = pytest.mark.browser
 
@@ -182,6 +187,74 @@ def open_tab(page, name: str) -> None:
     else:
         tab.click()
     page.wait_for_timeout(300)
+
+
+@pytest.fixture
+def judged_url(tiny_shapes, tiny_judges) -> Iterator[str]:
+    """A page whose pictures are scored, and on which one judge cannot be had."""
+    break_judge(tiny_judges, "HPSv2", "There is <img src=x onerror=window.ran=1> no HPSv2 here.")
+    ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(JUDGES, 0.5)))
+    yield address
+    ui.close(verbose=False)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_scores_stand_beside_the_pictures(open_page, judged_url, size):
+    page = open_page(size, address=judged_url)
+    assert "Embedded judges" in page.inner_text("#scores")
+    compare(page)
+    page.wait_for_function("document.querySelector('#scores').textContent.includes('of 5')")
+    page.locator("#scores").scroll_into_view_if_needed()
+    keep(page, f"scores_{size[0]}")
+    rows = [row.inner_text().split() for row in page.locator("#scores tbody tr").all()]
+    assert [row[0] for row in rows] == [*JUDGES, "exact"]
+    numbers = [cell for row in rows for cell in row if re.fullmatch(r"−?[0-9]+[.][0-9]+", cell)]
+    assert len(numbers) >= 2 * 5
+    assert "unavailable There is <img src=x" in page.inner_text("#scores .unavailable td").replace("\n", " ")
+    assert page.evaluate("window.ran") is None
+    assert page.locator("#scores .track").count() == 5
+    assert re.search("golden won [0-5] of 5 scores, in", page.inner_text("#status"))
+    height, width = page.evaluate("[document.documentElement.scrollHeight, document.documentElement.scrollWidth]")
+    assert width <= size[0]
+    if size == DESKTOP:
+        assert height <= DESKTOP[1]
+    for cell in page.locator("#scores :is(th, td, p)").all():
+        box, fits = cell.bounding_box(), cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth + 1")
+        assert box["x"] + box["width"] <= size[0]
+        assert fits, cell.inner_text()
+    open_tab(page, "History")
+    page.wait_for_selector("#gallery button.thumbnail-item")
+    assert re.search("golden [0-5] of 5", page.inner_text("#gallery"))
+
+
+def test_stop_while_judges_score(open_page, tiny_shapes, tiny_judges):
+    """The third judge waits until the page has stopped: so nothing depends on speed."""
+    go_on = threading.Event()
+
+    def wait(loader):
+        go_on.wait(SECONDS)
+        time.sleep(1)
+        return loader()
+
+    for name, loader in list(tiny_judges._loaders.items())[2:]:
+        tiny_judges._loaders[name] = partial(wait, loader)
+    ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded"))
+    try:
+        page = open_page(address=address)
+        fill(page, "#steps", 2)
+        page.click("#compare_button")
+        page.wait_for_function("document.querySelector('#status').textContent.includes('Scored by 2 of 6')")
+        assert page.locator(STANDARD).is_visible()  # the pictures do not wait for the scores
+        page.click("#stop_button")
+        page.wait_for_function("document.querySelector('#status').textContent.includes('Stopped')")
+        page.wait_for_timeout(500)
+        go_on.set()
+        page.wait_for_timeout(3000)
+        assert len(tiny_judges._resident) <= 4
+        compare(page)
+        assert "of 6 scores" in page.inner_text("#status")
+    finally:
+        ui.close(verbose=False)
 
 
 def test_keys(open_page):

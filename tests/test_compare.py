@@ -16,19 +16,22 @@ from golden.compare import (
     MAX_GUIDANCE,
     MAX_PROMPT_CHARS,
     MAX_STEPS,
+    Checked,
     CompareRequest,
     Comparison,
     Progress,
     Rendered,
+    Scored,
     compare,
     run_comparison,
     validate,
 )
 from golden.errors import InvalidInput, MissingWeights
+from golden.judges import JUDGES
 from golden.models import MODELS
 from golden.noise import MAX_SEED, source_noise
 from golden.samplers import SAMPLERS
-from tests.conftest import SIZE
+from tests.conftest import SIZE, break_judge
 
 SHORT = CompareRequest("a red star", seed=3, num_inference_steps=3)
 SHAPES, SDXL = MODELS["shapes"], MODELS["sdxl"]
@@ -301,6 +304,87 @@ def test_a_failure_reaches_the_caller_and_the_next_run_works(tiny_shapes, monkey
             run_comparison(SHORT, tiny_shapes)
     assert not tiny_shapes.lock.locked()
     assert run_comparison(SHORT, tiny_shapes)
+
+
+# --- judges -----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_follow_the_pictures_judge_by_judge(tiny_shapes, tiny_judges):
+    events = list(compare(SHORT, tiny_shapes, tiny_judges))
+    kinds = [Progress] * 3 + [Rendered, Checked] + [Scored] * 6 + [Comparison]
+    assert [type(event) for event in events] == kinds
+    checked, scored, comparison = events[4].comparison, events[5:11], events[11]
+    assert [event.judge for event in scored] == list(JUDGES)
+    assert [len(event.comparison.scores) for event in scored] == [1, 2, 3, 4, 5, 6]
+    assert checked.scores == {}
+    assert checked.verdicts == comparison.verdicts
+    assert all(event.comparison.images is events[3].images for event in (*scored, events[4]))
+    assert scored[-1].comparison == comparison
+    assert list(comparison.scores) == list(JUDGES)
+    assert all(list(by_arm) == ["standard", "npnet"] for by_arm in comparison.scores.values())
+    figures = [score for by_arm in comparison.scores.values() for score in by_arm.values()]
+    assert len(figures) == 12
+    assert all(math.isfinite(score) for score in figures)
+    assert comparison.unavailable == {}
+    assert comparison.scoring_seconds > 0
+
+
+def test_scores_are_the_judges_own(tiny_shapes, tiny_judges):
+    comparison = run_comparison(SHORT, tiny_shapes, tiny_judges)
+    for name, scores in tiny_judges.score(list(comparison.images.values()), [SHORT.prompt] * 2).items():
+        assert list(comparison.scores[name].values()) == scores.tolist()
+
+
+def test_without_judges_nothing_is_scored(tiny_shapes):
+    comparison = run_comparison(SHORT, tiny_shapes)
+    assert (comparison.scores, comparison.unavailable, comparison.scoring_seconds) == ({}, {}, 0.0)
+
+
+@pytest.mark.parametrize("sentence", ["There is no AES here.", ""])
+def test_a_judge_that_fails_costs_only_its_own_scores(tiny_shapes, tiny_judges, sentence):
+    break_judge(tiny_judges, "AES", sentence)
+    comparison = run_comparison(SHORT, tiny_shapes, tiny_judges)
+    assert list(comparison.scores) == [name for name in JUDGES if name != "AES"]
+    assert list(comparison.unavailable) == ["AES"]
+    message = comparison.unavailable["AES"]
+    assert message == sentence if sentence else message.startswith("AES failed with ValueError")
+    assert "\n" not in message
+    assert comparison.verdicts
+
+
+def test_scores_do_not_depend_on_the_order_of_arms(tiny_shapes, tiny_judges):
+    first = run_comparison(SHORT, tiny_shapes, tiny_judges)
+    second = run_comparison(replace(SHORT, arms=SHORT.arms[::-1]), tiny_shapes, tiny_judges)
+    for name, by_arm in first.scores.items():
+        pictures = {arm: second.images[arm].tobytes() == first.images[arm].tobytes() for arm in by_arm}
+        for arm in by_arm:  # a picture may differ in a rounded pixel, and its score with it
+            assert second.scores[name][arm] == pytest.approx(by_arm[arm], rel=1e-5 if pictures[arm] else 1e-2)
+
+
+def test_closing_the_generator_stops_within_one_judge(tiny_shapes, tiny_judges):
+    """The second judge waits until the generator is being closed; meanwhile the model is free for another run."""
+    go_on, asked = threading.Event(), []
+
+    def wrap(name, loader):
+        def load():
+            asked.append(name)
+            if len(asked) == 2:
+                go_on.wait(60)
+            return loader()
+
+        return load
+
+    tiny_judges._loaders = {name: wrap(name, loader) for name, loader in tiny_judges._loaders.items()}
+    events = compare(SHORT, tiny_shapes, tiny_judges)
+    while not isinstance(next(events), Scored):
+        pass
+    assert not tiny_shapes.lock.locked()
+    assert run_comparison(SHORT, tiny_shapes)
+    threading.Timer(0.2, go_on.set).start()
+    events.close()
+    assert asked == list(JUDGES)[:2]
+    assert not comparison_threads()
+    assert run_comparison(SHORT, tiny_shapes, tiny_judges).scores.keys() == JUDGES.keys()
 
 
 # --- fairness ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import zipfile
 
 import pytest
@@ -9,6 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from golden import session, settings
 from golden.compare import CompareRequest, run_comparison
+from tests.conftest import break_judge
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,24 @@ def test_the_zip_holds_a_table_and_every_picture(records, tiny_shapes):
     assert rows[0]["standard_right"] in ("True", "False")
     assert settings.from_png(png, tiny_shapes.spec) == records[1].request
     assert session.open_picture(png).mode == "RGB"
+
+
+def test_scores_are_kept_and_written_with_whose_they_are(records, tiny_shapes, tiny_judges):
+    break_judge(tiny_judges, "AES", "There is no AES here.")
+    comparison = run_comparison(CompareRequest("a star", 5, 1), tiny_shapes, tiny_judges)
+    kept = session.add_scores(session.add_record(records, comparison, tiny_shapes.spec), comparison, "embedded")
+    assert [record.number for record in kept] == [1, 2, 3, 4]
+    assert kept[:3] == records
+    *unscored, row = csv.DictReader(io.StringIO(session.records_to_csv(kept)))
+    assert row["judges"] == "embedded"
+    assert float(row["PickScore_npnet"]) == comparison.scores["PickScore"]["npnet"]
+    assert float(row["MPS_probability_standard"]) + float(row["MPS_probability_npnet"]) == pytest.approx(1)
+    assert "AES_npnet" not in row
+    assert {other["judges"] for other in unscored} == {""}
+    with zipfile.ZipFile(io.BytesIO(session.records_to_zip(kept))) as archive:
+        described = json.loads(archive.read("0004.json"))
+    assert described["scores"] == comparison.scores
+    assert described["unavailable"] == {"AES": "There is no AES here."}
 
 
 def test_a_cell_never_runs_as_a_formula():
