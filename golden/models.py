@@ -62,6 +62,8 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             num_inference_steps=20,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
+            redenoise_guidance_scale=9.0,
+            redenoise_schedule=(20, 1),  # a tenth of the schedule in one step costs counts and single objects
             title="Shapes (embedded)",
         ),
         ModelSpec(

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from golden.compare import Model, load_model
-from golden.errors import InvalidInput
+from golden.errors import GoldenError, InvalidInput
+from golden.judges import JudgeSet, load_judges
 from golden.noise import redenoise, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import load_test_prompts
@@ -79,6 +80,23 @@ def test_unjudged_pairs_have_the_same_noises_and_no_scores(model):
     judged, unjudged = (collect_shard(model, replace(QUICK, judged=side), 1) for side in (True, False))
     assert torch.equal(judged.target_noise, unjudged.target_noise)
     assert [*unjudged.rows.columns] == ["index", "prompt", "seed", "target"]
+
+
+def test_every_judges_scores_are_recorded(model):
+    judges = load_judges(["AES", "CLIPScore"])
+    settings = replace(QUICK, targets=("source", "10x1"))
+    rows = collect_shard(model, settings, 0, judges=judges).rows
+    own, other = (rows[rows["target"] == name] for name in settings.targets)
+    for name in judges.names:
+        assert own[f"source_{name}"].tolist() == own[f"target_{name}"].tolist()
+        assert other[f"source_{name}"].tolist() == own[f"source_{name}"].tolist()
+        assert other[f"target_{name}"].tolist() != own[f"source_{name}"].tolist()
+
+
+def test_a_judge_that_fails_stops_the_collection(model):
+    judges = JudgeSet({"AES": lambda: 1 / 0})
+    with pytest.raises(GoldenError, match="AES failed"):
+        collect_shard(model, QUICK, 0, judges=judges)
 
 
 @pytest.mark.parametrize(

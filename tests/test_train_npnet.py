@@ -14,7 +14,7 @@ import torch
 from golden.errors import InvalidInput
 from golden.noise import source_noise
 from golden.npnet import load_npnet
-from golden.shapes import sample_caption
+from golden.shapes import parse_caption, sample_caption
 from train.pairs import Shard, write_manifest, write_shard
 from train.train_npnet import FILTERS, Settings, find_filter, is_best, load_pairs, make_npnet, mean_squared_error, train
 
@@ -134,6 +134,15 @@ def test_an_unknown_filter_lists_what_there_is(name):
 def test_judges_that_were_not_recorded_cannot_filter():
     with pytest.raises(InvalidInput, match="Unknown filter 'vote'"):
         find_filter("vote", ["target_score"])
+
+
+def test_captions_of_other_kinds_are_left_alone(folder):
+    pairs, rows, held_out = load_pairs(folder, "all", kinds=["counting", "position"])
+    assert len(rows) + len(held_out) == NUM_PAIRS
+    rng = np.random.default_rng(0)
+    wanted = [parse_caption(sample_caption(rng)).category in ("counting", "position") for _ in range(NUM_PAIRS)]
+    assert 0 < sum(wanted) < NUM_PAIRS
+    assert (pairs.target != pairs.source).flatten(1).any(1).tolist() == wanted
 
 
 def test_kinds_of_target_can_be_told_apart(folder):

@@ -32,6 +32,7 @@ from golden.files import atomic_path, write_bytes
 from golden.judges import JUDGES
 from golden.npnet import NPNet, NPNetConfig, SwinConfig, load_npnet, save_npnet
 from golden.pipelines import encode_prompts
+from golden.shapes import CATEGORIES, parse_caption
 from train.pairs import read_manifest, read_shards, stack_shards
 
 
@@ -85,6 +86,7 @@ class Settings:
     filter: str = "right"
     margin: float = 0.0
     targets: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     num_epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -118,11 +120,13 @@ class Pairs:
 
 
 def load_pairs(
-    folder: Path, filter_name: str, targets: Sequence[str] = (), margin: float = 0.0
+    folder: Path, filter_name: str, targets: Sequence[str] = (), margin: float = 0.0, kinds: Sequence[str] = ()
 ) -> tuple[Pairs, Tensor, Tensor]:
     """A data set and the indices of its training and validation rows; validation prompts are not trained on.
 
-    `targets` keeps those kinds of target alone, of a data set with several; none given keeps all.
+    `targets` keeps those kinds of target alone, of a data set with several; none given keeps all. `kinds` are the
+    categories of caption whose target noise is learnt; for captions of other categories the source noise is the label,
+    so that NPNet leaves alone what it is not known to help.
     """
     manifest = read_manifest(folder)
     if unknown := set(targets) - set(manifest["settings"].get("targets", ())):
@@ -135,6 +139,10 @@ def load_pairs(
     )
     position = {prompt: i for i, prompt in enumerate(prompts)}
     prompt_index = torch.tensor([position[prompt] for prompt in pairs.rows["prompt"]])
+    if kinds:
+        category = {prompt: parse_caption(prompt).category for prompt in prompts}
+        left_alone = ~pairs.rows["prompt"].map(category).isin(kinds).to_numpy()
+        pairs.target_noise[left_alone] = pairs.source_noise[left_alone]
     kept = find_filter(filter_name, [*pairs.rows.columns], margin)(pairs.rows).to_numpy()
     if targets:
         kept = kept & pairs.rows["target"].isin(targets).to_numpy()
@@ -263,6 +271,9 @@ def main() -> None:
     )
     parser.add_argument("--margin", type=float, default=defaults.margin, help="by how much a judge must be for a pair")
     parser.add_argument("--targets", nargs="+", default=(), help="of a data set with several targets, these alone")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=CATEGORIES, default=(), help="change the noise for these kinds of caption alone"
+    )
     parser.add_argument("--num-epochs", type=int, default=defaults.num_epochs)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
@@ -280,10 +291,12 @@ def main() -> None:
     parser.add_argument("--swin-depth", type=int, default=defaults.swin_depth, help="small Swin: layers")
     parser.add_argument("--drop-path-rate", type=float, default=defaults.drop_path_rate, help="small Swin, in training")
     arguments = parser.parse_args()
-    arguments.targets = tuple(arguments.targets)
+    arguments.targets, arguments.kinds = tuple(arguments.targets), tuple(arguments.kinds)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pairs, train_rows, validation_rows = load_pairs(arguments.pairs, settings.filter, settings.targets, settings.margin)
+    pairs, train_rows, validation_rows = load_pairs(
+        arguments.pairs, settings.filter, settings.targets, settings.margin, settings.kinds
+    )
     print(f"{len(train_rows)} pairs to train on, {len(validation_rows)} to validate on, of {len(pairs.source)}")
     start = load_npnet(arguments.start).requires_grad_(True) if arguments.start else None
     network = train(settings, pairs, train_rows, validation_rows, arguments.out, start)
