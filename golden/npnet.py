@@ -88,6 +88,9 @@ class NPNetConfig:
         Differs from the paper: in the sum, a text map that is large enough to be read drowns the noise, and the network
         learns one change per prompt, the same for every noise.
     image_channels: how many channels the Swin's image has; 3 in the published one.
+    layout_rank: how many directions the layout branch has; 0 leaves it out, as published.
+        Differs from the paper, see `LayoutBranch`.
+    layout_hidden: width of that branch's text network.
     svd_hidden, svd_output_hidden: hidden widths of the singular branch.
     """
 
@@ -104,6 +107,8 @@ class NPNetConfig:
     text_map_size: int = 1
     side_by_side: bool = False
     image_channels: int = 3
+    layout_rank: int = 0
+    layout_hidden: int = 256
     svd_hidden: int = 64
     svd_output_hidden: int = 1024
     swin: SwinConfig = field(default_factory=SwinConfig)
@@ -112,10 +117,12 @@ class NPNetConfig:
         # The upper ends only keep a hostile file from asking for all the memory there is.
         sizes = {"channels": 128, "height": 1024, "width": 1024, "num_tokens": 4096, "embedding_dim": 16384}
         sizes |= {"text_map_size": 128, "image_channels": 128, "svd_hidden": 8192, "svd_output_hidden": 8192}
-        _check_integers(self, sizes)
+        _check_integers(
+            self, sizes | {"layout_hidden": 8192} | ({"layout_rank": 8192} if self.layout_rank != 0 else {})
+        )
         _check_bools(self)
-        if not (self.use_singular or self.use_residual or self.use_text):
-            raise InvalidInput("An NPNet needs at least one of use_singular, use_residual, use_text.")
+        if not (self.use_singular or self.use_residual or self.use_text or self.layout_rank):
+            raise InvalidInput("An NPNet needs at least one of use_singular, use_residual, use_text, layout_rank.")
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -293,6 +300,33 @@ class ResidualBranch(nn.Module):
         return _resize(self.upconv(features), self.latent_size)
 
 
+class LayoutBranch(nn.Module):
+    """A dense map of low rank over the whole noise, whose directions the prompt weighs, and a mean for each prompt.
+
+    noise (B, C, H, W), prompt_embeds (B, T, D) -> (B, C, H, W); says nothing before it is trained.
+    Differs from the paper: it has no such branch. Where a picture's layout is decided, the change that re-denoise
+    sampling makes is global: on the embedded model a dense linear map explains a third of how it depends on the noise,
+    and a convolution, which is all that windows without a sense of place amount to, next to nothing.
+    """
+
+    def __init__(self, config: NPNetConfig) -> None:
+        super().__init__()
+        size, hidden = config.channels * config.height * config.width, config.layout_hidden
+        tokens = nn.Linear(config.num_tokens * config.embedding_dim, hidden)
+        self.text = nn.Sequential(tokens, nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.weights = nn.Linear(hidden, config.layout_rank)
+        self.down = nn.Linear(size, config.layout_rank)
+        self.up = nn.Linear(config.layout_rank, size, bias=False)
+        self.mean = nn.Linear(hidden, size)
+        for layer in (self.up, self.mean):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.mean.bias)
+
+    def forward(self, noise: Tensor, prompt_embeds: Tensor) -> Tensor:
+        text = self.text(prompt_embeds.flatten(1))
+        return (self.mean(text) + self.up(self.down(noise.flatten(1)) * self.weights(text))).view_as(noise)
+
+
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image if image.shape[-2:] == size else F.interpolate(image, size, mode="nearest")
 
@@ -304,6 +338,7 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 class NPNet(nn.Module):
     """golden = singular(x) + (2 sigmoid(alpha) - 1) e + beta residual(x + e), where e is x restyled by the prompt.
 
+    Our own weights may add a layout branch to the sum.
     Source: arXiv 2411.09502, the noise prompt network. alpha and beta start at 0, so that only the singular branch
     speaks at first. Put it in eval mode to predict (`load_npnet` does): in training mode the Swin drops paths.
     """
@@ -316,6 +351,7 @@ class NPNet(nn.Module):
         self.unet_svd = SingularBranch(config) if config.use_singular else None
         self.unet_embedding = ResidualBranch(config) if config.use_residual else None
         self.text_embedding = TextBranch(config) if config.use_text else None
+        self.layout = LayoutBranch(config) if config.layout_rank else None
         self.alpha = nn.Parameter(torch.zeros(1), requires_grad=config.use_text)
         self.beta = nn.Parameter(torch.zeros(1), requires_grad=config.use_residual)
 
@@ -329,9 +365,9 @@ class NPNet(nn.Module):
         return self.branches(source_noise, prompt_embeds)["golden"].to(source_noise.dtype)
 
     def branches(self, source_noise: Tensor, prompt_embeds: Tensor) -> dict[str, Tensor]:
-        """What each branch says, before its weight: text_embedding, residual, singular; and golden, all in fp32.
+        """What each branch says before its weight (text_embedding, residual, singular, layout) and golden, in fp32.
 
-        Of a branch that is switched off, text_embedding and residual are zeros and singular is the source noise.
+        Of a branch that is switched off, singular is the source noise and the others are zeros.
         """
         self._check_shapes(source_noise, prompt_embeds)
         with torch.autocast(source_noise.device.type, enabled=False):
@@ -340,8 +376,9 @@ class NPNet(nn.Module):
             text = none if self.text_embedding is None else self.text_embedding(noise, prompt_embeds)
             residual = none if self.unet_embedding is None else self.unet_embedding(noise, text)
             singular = noise if self.unet_svd is None else self.unet_svd(noise)
-            golden = singular + (2 * torch.sigmoid(self.alpha) - 1) * text + self.beta * residual
-        return {"text_embedding": text, "residual": residual, "singular": singular, "golden": golden}
+            layout = none if self.layout is None else self.layout(noise, prompt_embeds)
+            golden = singular + (2 * torch.sigmoid(self.alpha) - 1) * text + self.beta * residual + layout
+        return {"text_embedding": text, "residual": residual, "singular": singular, "layout": layout, "golden": golden}
 
     def set_cuda_driver(self, driver: str | None) -> None:
         """Choose cuSOLVER's SVD routine ("gesvd", "gesvdj", "gesvda"; None lets torch choose) for CUDA inputs."""
@@ -550,7 +587,7 @@ def _read_config(name: str, text: str) -> NPNetConfig:
 
 def _belongs_to_absent_branch(key: str, net: NPNet) -> bool:
     branch = key.split(".")[0]
-    return branch in ("unet_svd", "unet_embedding", "text_embedding") and getattr(net, branch) is None
+    return branch in ("unet_svd", "unet_embedding", "text_embedding", "layout") and getattr(net, branch) is None
 
 
 def _check_entries(name: str, tensors: dict[str, Tensor], net: NPNet) -> None:

@@ -130,7 +130,7 @@ def test_golden_is_the_weighted_sum_of_its_branches():
     weight = 2 / (1 + math.exp(-0.7)) - 1
     expected = out["singular"] + weight * out["text_embedding"] + 0.3 * out["residual"]
     assert difference(net(noise, prompt_embeds), expected) <= 1e-6
-    assert difference(out["residual"], net.unet_embedding(noise + out["text_embedding"])) == 0
+    assert difference(out["residual"], net.unet_embedding(noise, out["text_embedding"])) == 0
 
 
 def test_noise_becomes_a_tiled_matrix_and_back():
@@ -154,6 +154,7 @@ def test_noise_becomes_a_tiled_matrix_and_back():
         {"channels": 3},
         {"text_map_size": 4},
         {"side_by_side": True},
+        {"layout_rank": 5},
         {"side_by_side": True, "image_channels": 8, "channels": 3},
         {"attention": False},
         {"swin": replace(SMALL.swin, misread_features=True)},
@@ -173,6 +174,24 @@ def test_any_size(changes, tmp_path):
     loaded = load_npnet(tmp_path / "net.safetensors")
     assert loaded.config == config
     assert torch.equal(loaded(noise, prompt_embeds), golden)
+
+
+def test_the_layout_branch_says_nothing_at_first_and_learns_what_is_global():
+    """A change that depends on the noise everywhere at once: the noise's projection on a picture, times the picture."""
+    config = replace(SMALL, layout_rank=4, use_singular=False, use_residual=False, use_text=False)
+    torch.manual_seed(0)
+    net = NPNet(config)
+    picture = torch.randn(1, config.channels, config.height, config.width) / math.sqrt(config.height)
+    noise, prompt_embeds = make_inputs(config, batch=256)
+    target = noise + (noise * picture).sum((1, 2, 3), keepdim=True) * picture
+    assert torch.equal(net(noise, prompt_embeds), noise)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(200):
+        loss = (net(noise, prompt_embeds) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1 * (noise - target).square().mean()
 
 
 def test_side_by_side_the_swin_can_tell_noise_from_text():
@@ -200,7 +219,7 @@ def test_branches_can_be_switched_off(off, tmp_path):
         assert torch.equal(out["text_embedding"], whole["text_embedding"])
     else:
         assert not out["text_embedding"].any()
-        assert torch.equal(out["residual"], full.unet_embedding(noise))
+        assert torch.equal(out["residual"], full.unet_embedding(noise, torch.zeros_like(noise)))
     save_npnet(tmp_path / "ablated.safetensors", net)
     assert torch.equal(load_npnet(tmp_path / "ablated.safetensors")(noise, prompt_embeds), out["golden"])
 

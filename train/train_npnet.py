@@ -100,6 +100,7 @@ class Settings:
     text_map_size: int = 8
     side_by_side: bool = True
     image_channels: int = 16
+    layout_rank: int = 256
     swin_width: int = 48
     swin_depth: int = 2
     drop_path_rate: float = 0.1
@@ -183,6 +184,7 @@ def make_npnet(settings: Settings, pairs: Pairs) -> NPNet:
         text_map_size=settings.text_map_size,
         side_by_side=settings.side_by_side,
         image_channels=settings.image_channels,
+        layout_rank=settings.layout_rank,
         swin=small if height < 64 else SwinConfig(),
         svd_output_hidden=1024 if height >= 64 else 128,
     )
@@ -287,6 +289,7 @@ def main() -> None:
         "--summed", dest="side_by_side", action="store_false", help="the published form: Swin sees noise plus text"
     )
     parser.add_argument("--image-channels", type=int, default=defaults.image_channels, help="3 is the published form")
+    parser.add_argument("--layout-rank", type=int, default=defaults.layout_rank, help="0 is the published form")
     parser.add_argument("--swin-width", type=int, default=defaults.swin_width, help="small Swin: a multiple of 16")
     parser.add_argument("--swin-depth", type=int, default=defaults.swin_depth, help="small Swin: layers")
     parser.add_argument("--drop-path-rate", type=float, default=defaults.drop_path_rate, help="small Swin, in training")
