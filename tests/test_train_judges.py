@@ -50,6 +50,11 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+@pytest.fixture(autouse=True)
+def few_rendered(monkeypatch):
+    monkeypatch.setattr(train_judges, "NUM_RENDERED", 8)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_shapes) -> Path:
     """A data set of a tiny random model: no picture of it is right."""
@@ -173,7 +178,7 @@ def test_stronger_distortions_change_more(kind):
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["rendered_content", "generated_content", "few_steps", "distorted"])
+@pytest.mark.parametrize("make", ["rendered_content", "generated_content", "ranked", "few_steps", "distorted"])
 def test_pairs_are_of_training_captions(options, make):
     for seed in range(5):
         pair = getattr(train_judges, make)(options.pictures, rng(seed), None)
@@ -194,11 +199,81 @@ def test_contrasts_hold_the_better_picture_first(options):
         assert rows["right"].iloc[[*good, *bad]].nunique() == 1
 
 
+def test_rendered_pairs_know_what_is_true_of_them():
+    pairs = [train_judges.rendered_content(rendered("train", 1), rng(seed), None) for seed in range(12)]
+    captions, truth = train_judges.truth_of(pairs)
+    scenes = [scene for side in zip(*(pair.scenes for pair in pairs), strict=True) for scene in side]
+    expected = [[judge_picture(caption, render(scene))["right"] for scene in scenes] for caption in captions]
+    assert truth.tolist() == expected
+    with_other = [index for index, pair in enumerate(pairs) if pair.other]
+    assert len(with_other) >= 6
+    for row, index in enumerate(with_other, len(pairs)):
+        assert truth[row, index] == 0
+        assert truth[row, len(pairs) + index] == 1
+    assert not any(is_held_out(parse_caption(caption)) for caption in captions)
+
+
+def test_what_is_unknown_of_generated_pictures_stays_so(options):
+    pairs = [train_judges.generated_content(options.pictures, rng(seed), None) for seed in range(3)]
+    captions, truth = train_judges.truth_of(pairs)
+    own = np.arange(3)
+    assert (truth[own, own] == 1).all()
+    assert (truth[own, 3 + own] == 0).all()
+    assert (~truth.isnan()).sum() == 6 + sum(pair.other is not None for pair in pairs)
+    assert len(captions) == 3 + sum(pair.other is not None for pair in pairs)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_conflicting_pictures_are_wrong_in_two_ways(dimension):
+    for seed in range(5):
+        pair = train_judges.conflicting(None, rng(seed), dimension, "held_out")
+        assert is_held_out(parse_caption(pair.caption))
+        better, worse = (
+            judge_picture(pair.caption, Image.fromarray(picture).resize((128, 128), Image.Resampling.BICUBIC))
+            for picture in (pair.better, pair.worse)
+        )
+        assert better["right"] == worse["right"] == 0
+        assert worse[dimension] == 0
+
+
+def test_choices_between_readings_are_of_one_caption_or_one_picture(options):
+    pairs = [train_judges.rendered_content(options.pictures, rng(seed), None) for seed in range(4)]
+    pairs += [train_judges.generated_content(options.pictures, rng(seed), None) for seed in range(4)]
+    readings = train_judges.readings_of(pairs)
+    captions, truth = train_judges.truth_of(pairs)
+    true = [float(truth[captions.index(c), p]) for c, p in zip(readings.captions, readings.pictures, strict=True)]
+    for better, worse in readings.choices.tolist():
+        assert (true[better], true[worse]) == (1, 0)
+        same = readings.captions[better] == readings.captions[worse]
+        assert same != (readings.pictures[better] == readings.pictures[worse])
+
+
+def test_only_words_that_tell_of_the_picture_are_hidden(students):
+    judge = students("ImageReward")
+    words = ["a", "drawing", "of", "two", "red", "stars", "on", "a", "black", "background"]
+    ids = judge.tokenize([" ".join(words)] * 200).ids
+    hidden = train_judges.hide_words(judge, ids, rng())[:, 1 : 1 + len(words)].float().mean(0)
+    found = {word for word, share in zip(words, hidden, strict=True) if 0.2 < share < 0.5}
+    assert found == {"two", "red", "stars", "black", "background"}
+
+
+def test_words_that_are_wrong_of_the_picture_are_answered_so(students, options):
+    judge = students("ImageReward")
+    black = np.zeros((PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+    pair = train_judges.Pair("a red star", black, black, "a blue star")
+    readings = train_judges.readings_of([pair, replace(pair, other=None), replace(pair, other="two red stars")])
+    red, star, blue = judge.tokenize(["red star blue"]).ids[0, 1:4].tolist()
+    wrong, nothing = train_judges.WRONG_ID, [-1, -1]
+    answers = train_judges.answers_of(judge, readings)[:, 2:4].tolist()
+    assert answers == [[red, star], nothing, [wrong, star], nothing, nothing, [red, star], nothing, [red, wrong]]
+    assert blue not in (red, star)
+
+
 def test_pictures_without_any_contrast_still_give_pairs(folder):
     pictures = read_pictures(folder, "train")
     assert not pictures.contrasts["right"]
     made = [make(pictures, rng(), None) for make in (train_judges.generated_content, train_judges.few_steps)]
-    made.append(train_judges.generated_ranking(pictures, rng()))
+    made.append(train_judges.ranked(pictures, rng(), None))
     assert not any(is_held_out(parse_caption(one.caption)) for one in made)
 
 
@@ -256,7 +331,7 @@ def test_a_step_reaches_every_part_that_scores(students, options, name):
 
 
 def test_hpsv2_starts_from_the_same_towers_as_clip_score(students, options):
-    clip, judge = (RECIPES[name].start(options).judge.eval() for name in ("CLIPScore", "HPSv2"))
+    clip, judge = students("CLIPScore"), RECIPES["HPSv2"].start(options).judge.eval()
     image = Image.fromarray(options.held_out.pixels[0])
     prompts = ["a red star", "two circles on a grey background"]
     with torch.no_grad():
@@ -321,7 +396,7 @@ def test_the_report_knows_a_good_judge_from_a_bad_one():
 def test_the_report_is_of_all_six(students, options):
     text, spread = train_judges.report({name: students(name) for name in JUDGES}, options.held_out)
     assert text.count("| MPS |") == 3 + 2  # a row in three tables, a column in two
-    for heading in ("right / wrong", "clean / distorted", "its own condition", "Spearman"):
+    for heading in ("right / wrong", "one attribute changed", "clean / distorted", "its own condition", "Spearman"):
         assert heading in text
     assert set(spread) == set(JUDGES)
     assert all(set(figures) == {"mean", "std"} for figures in spread.values())

@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -32,12 +32,16 @@ from golden.files import load_weights, save_weights
 from golden.noise import MAX_SEED, source_noise
 from golden.pipelines import decode, denoise, encode_prompts, latent_shape
 from golden.shapes import (
+    OPENINGS,
     RELATIONS,
+    Group,
     Request,
     Scene,
+    SceneObject,
     change_one_attribute,
     check_image,
     find_objects,
+    load_test_prompts,
     parse_caption,
     render,
     training_captions,
@@ -124,6 +128,59 @@ def change_scene(
         found = changed_dimension(scene, changed)
         if dimension in (None, found):
             return changed, found
+
+
+def relation_of(one: SceneObject, other: SceneObject) -> str:
+    """Where one object lies of another, as the checker sees it."""
+    dx, dy = other.x - one.x, other.y - one.y
+    if abs(dx) >= abs(dy):
+        return "left of" if dx > 0 else "right of"
+    return "above" if dy > 0 else "below"
+
+
+def shows(scene: Scene, request: Request) -> bool:
+    """What the checker says of a scene's picture, without a picture."""
+
+    def fit(objects: tuple[SceneObject, ...], groups: tuple[Group, ...]) -> bool:
+        pairs = zip(objects, groups, strict=True)
+        return all(item.shape == group.shape and group.colour in (None, item.colour) for item, group in pairs)
+
+    groups = tuple(group for group in request.groups for _ in range(group.count))
+    if len(scene.objects) != len(groups) or request.background not in (None, scene.background):
+        return False
+    if len(request.groups) == 1:
+        return fit(scene.objects, groups)
+    orders = (scene.objects, scene.objects[::-1])
+    return any(fit(order, groups) and request.relation in (None, relation_of(*order)) for order in orders)
+
+
+def describe(scene: Scene, caption: str, split: str = "train") -> str | None:
+    """A caption of a changed scene in the words of the one that it was made for.
+
+    None where the grammar has none, or none in this split.
+    """
+    request = parse_caption(caption)
+    coloured = any(group.colour for group in request.groups)
+    kinds = [(item.shape, item.colour if coloured else None) for item in scene.objects]
+    relation, counted = None, request.counted
+    if len(set(kinds)) == 1:
+        groups: tuple[Group, ...] = (Group(*kinds[0], len(kinds)),)
+        counted = counted or len(kinds) > 1
+    elif len(kinds) == 2:
+        groups, counted = tuple(Group(*kind) for kind in kinds), False
+        relation = relation_of(*scene.objects) if request.relation else None
+    else:
+        return None
+    changed = Request(groups, relation, scene.background if request.background else None, counted)
+    opening = next((words for words in OPENINGS if caption.startswith(words)), "")
+    found = write_caption(changed, opening)
+    known = is_held_out(changed) == (split == "held_out") and found not in test_prompts()
+    return found if known else None
+
+
+@cache
+def test_prompts() -> frozenset[str]:
+    return frozenset(row["prompt"] for row in load_test_prompts())
 
 
 def draw(scene: Scene) -> Picture:
@@ -283,7 +340,7 @@ class Pictures:
     @cached_property
     def by_caption(self) -> list[np.ndarray]:
         """The indices of each caption's pictures."""
-        return list(self.rows.groupby("caption", sort=True).indices.values())
+        return [np.asarray(rows) for rows in self.rows.groupby("caption", sort=True).indices.values()]
 
     @cached_property
     def contrasts(self) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ from judge_pictures import (
     PICTURE_SIZE,
     Picture,
     Pictures,
+    asks,
     change_scene,
+    describe,
     distort,
     draw,
     draw_caption,
     read_pictures,
+    shows,
 )
 from PIL import Image
 from scipy import stats
@@ -49,13 +52,25 @@ from golden.errors import ArgumentParser, InvalidInput, run_command
 from golden.files import ASSETS, load_weights, write_bytes
 from golden.judges import JUDGES, Judge, embedded_path, load_judge, save_judge
 from golden.judges.aesthetic import Aesthetic
+from golden.judges.base import cosine, unit
 from golden.judges.clip_score import CLIPScore
 from golden.judges.hpsv2 import HPSv2
 from golden.judges.image_reward import ImageReward
 from golden.judges.inputs import normalise
 from golden.judges.mps import MPS
 from golden.judges.pickscore import PickScore
-from golden.shapes import BACKGROUNDS, COLOURS, NUMBERS, PLURALS, SHAPES, SINGULARS, VOCABULARY, sample_scene
+from golden.shapes import (
+    BACKGROUNDS,
+    COLOURS,
+    NUMBERS,
+    PLURALS,
+    SHAPES,
+    SINGULARS,
+    VOCABULARY,
+    Scene,
+    parse_caption,
+    sample_scene,
+)
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
@@ -147,9 +162,17 @@ def image_reward_config() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pair:
+    """A caption, a better and a worse picture for it, and what else is known of them.
+
+    `other` is a caption that is false of the better picture, of which `caption` is true; `scenes` what the two show,
+    where they are rendered: then `other` is true of the worse one.
+    """
+
     caption: str
     better: Picture
     worse: Picture
+    other: str | None = None
+    scenes: tuple[Scene, Scene] | None = None
 
 
 def pick(rng: np.random.Generator, items: Sequence | np.ndarray) -> Any:
@@ -160,29 +183,77 @@ def rendered_content(pictures: Pictures, rng: np.random.Generator, dimension: st
     """A true scene and one with an attribute changed: of the same layout or of another, now and then both distorted."""
     caption, request = draw_caption(rng, dimension=dimension)
     scene = sample_scene(request, rng)
-    other = scene if rng.random() < 0.5 else sample_scene(request, rng)
-    pair = [draw(scene), draw(change_scene(other, request, rng, dimension)[0])]
+    changed, _ = change_scene(scene if rng.random() < 0.7 else sample_scene(request, rng), request, rng, dimension)
+    better, worse = draw(scene), draw(changed)
     if rng.random() < 0.3:
         kind, strength = pick(rng, list(DISTORTIONS)), 0.5 * rng.random()
-        pair = [distort(picture, kind, strength, rng) for picture in pair]
-    return Pair(caption, *pair)
+        better, worse = (distort(picture, kind, strength, rng) for picture in (better, worse))
+    return Pair(caption, better, worse, describe(changed, caption), (scene, changed))
+
+
+def misplaced(pictures: Pictures, rng: np.random.Generator, dimension: str | None) -> Pair:
+    """As `rendered_content`, with two objects that have changed places: few changes are, and they are the hardest."""
+    return rendered_content(pictures, rng, "position")
+
+
+def conflicting(
+    pictures: Pictures | None, rng: np.random.Generator, dimension: str | None, split: str = "train"
+) -> Pair:
+    """Two rendered pictures, each wrong: the worse in this dimension, or any, and the better in another.
+
+    That other is never the number, with which everything else changes, too.
+    """
+    dimension = dimension or pick(rng, DIMENSIONS)
+    while True:
+        caption, request = draw_caption(rng, split, dimension)
+        others = [name for name in DIMENSIONS if name not in (dimension, "number") and asks(request, name)]
+        if others:
+            wrong_in = pick(rng, others), dimension
+            better, worse = (change_scene(sample_scene(request, rng), request, rng, name)[0] for name in wrong_in)
+            return Pair(caption, draw(better), draw(worse))
 
 
 def generated_content(pictures: Pictures, rng: np.random.Generator, dimension: str | None) -> Pair:
     """Two pictures of the diffusion model, one right (in the dimension asked for) and one wrong."""
     groups = pictures.contrasts[dimension or "right"]
-    return generated(pictures, rng, groups) if groups else rendered_content(pictures, rng, dimension)
+    return generated(pictures, rng, groups, dimension) if groups else rendered_content(pictures, rng, dimension)
+
+
+def ranked(pictures: Pictures, rng: np.random.Generator, dimension: str | None) -> Pair:
+    """Two pictures of the diffusion model, of which one has more attributes right."""
+    groups = pictures.contrasts["right"]
+    if not groups:
+        return rendered_content(pictures, rng, dimension)
+    group = np.concatenate(pick(rng, groups))
+    scores = pictures.rows["score"].to_numpy()[group]
+    good = group[scores > scores.min()]
+    better = int(pick(rng, good))
+    worse = group[scores < pictures.rows["score"].iloc[better]]
+    return generated(pictures, rng, [(np.array([better]), worse)])
 
 
 def few_steps(pictures: Pictures, rng: np.random.Generator, dimension: str | None) -> Pair:
     """Two pictures of the diffusion model with the same verdict, of many steps and of few."""
     groups = pictures.contrasts["quality"]
-    return generated(pictures, rng, groups) if groups else distorted(pictures, rng, dimension)
+    return replace(generated(pictures, rng, groups), other=None) if groups else distorted(pictures, rng, dimension)
 
 
-def generated(pictures: Pictures, rng: np.random.Generator, groups: list[tuple[np.ndarray, np.ndarray]]) -> Pair:
+def generated(
+    pictures: Pictures,
+    rng: np.random.Generator,
+    groups: list[tuple[np.ndarray, np.ndarray]],
+    dimension: str | None = None,
+) -> Pair:
+    """A good and a bad picture of one caption; mirrored in half of the cases where the caption leaves it open."""
     good, bad = (pick(rng, indices) for indices in pick(rng, groups))
-    return Pair(pictures.rows["caption"].iloc[good], pictures.pixels[good], pictures.pixels[bad])
+    caption = pictures.rows["caption"].iloc[good]
+    request = parse_caption(caption)
+    better, worse = pictures.pixels[good], pictures.pixels[bad]
+    if request.relation is None and rng.random() < 0.5:
+        better, worse = better[:, ::-1], worse[:, ::-1]
+    right = pictures.rows["right"].iloc[good] == 1
+    other = describe(change_scene(sample_scene(request, rng), request, rng, dimension)[0], caption) if right else None
+    return Pair(caption, better, worse, other)
 
 
 def distorted(pictures: Pictures, rng: np.random.Generator, dimension: str | None) -> Pair:
@@ -239,45 +310,140 @@ def pair_loss(judge: Judge, pairs: list[Pair]) -> Tensor:
     Source: arXiv 2305.01569 (PickScore), section 4; arXiv 2306.09341 (HPSv2), section 4.
     """
     features = judge.encode_prompts(judge.tokenize([pair.caption for pair in pairs]))
-    return choice_loss(judge, pairs, features)
-
-
-def choice_loss(judge: Judge, pairs: list[Pair], features: tuple[Tensor, ...]) -> Tensor:
-    pixels = to_pixels([pair.better for pair in pairs] + [pair.worse for pair in pairs])
-    better, worse = judge(pixels, *(torch.cat([feature, feature]) for feature in features)).chunk(2)
+    better, worse = judge(both_pixels(pairs), *(torch.cat([feature, feature]) for feature in features)).chunk(2)
     return -F.logsigmoid(better - worse).mean()
 
 
-def clip_score_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_pairs: int) -> Tensor:
-    """Pictures and captions: the towers saw rendered scenes alone, and now meet the diffusion model's pictures."""
-    pairs = draw_pairs({rendered_content: 0.6, generated_content: 0.4}, pictures, rng, num_pairs)
-    return contrastive_loss(student.judge, pairs)
+def both_pixels(pairs: list[Pair]) -> Tensor:
+    """The pixels of all better pictures, then of all worse ones."""
+    return to_pixels([pair.better for pair in pairs] + [pair.worse for pair in pairs])
 
 
-def contrastive_loss(judge: Judge, pairs: list[Pair]) -> Tensor:
-    """Each caption finds its picture among all, and each picture its caption; every picture has a worse double, by one
-    attribute for rendered scenes, which is its caption's hardest wrong answer.
+def contrastive_loss(judge: Any, pairs: list[Pair]) -> Tensor:
+    """Every caption finds its pictures among all, and every picture its captions: each that is true is chosen over all
+    that are false. Changed scenes and their captions are among them, the hardest wrong answers there are, and no
+    caption counts as false that happens to be true of another's scene.
 
-    Source: arXiv 2103.00020 (CLIP), Fig. 3.
+    Source: arXiv 2103.00020 (CLIP), Fig. 3, with truth in the place of the diagonal.
     """
-    assert isinstance(judge, CLIPScore)
-    images = judge.encode_images(to_pixels([pair.better for pair in pairs] + [pair.worse for pair in pairs]))
-    (texts,) = judge.encode_prompts(judge.tokenize([pair.caption for pair in pairs]))
-    logits = judge.model.logit_scale.clamp(max=4.6).exp() * texts @ images.T
-    own = torch.arange(len(pairs))
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits[:, : len(pairs)].T, own)) / 2
+    captions, truth = truth_of(pairs)
+    images = judge.encode_images(both_pixels(pairs))
+    (texts,) = judge.encode_prompts(judge.tokenize(captions))
+    scale = 100 if isinstance(judge, HPSv2) else judge.model.logit_scale.clamp(max=4.6).exp()
+    with torch.autocast("cpu", enabled=False):
+        logits = scale * texts @ images.T
+    loss = torch.zeros(())
+    for direction in (0, 1):
+        rivals = logits.masked_fill(truth != 0, -1e4).logsumexp(direction, keepdim=True)
+        loss = loss + F.softplus(rivals - logits)[truth == 1].mean() / 2
+    return loss
+
+
+def truth_of(pairs: list[Pair]) -> tuple[list[str], Tensor]:
+    """All captions of pairs, and whether each is true (captions, pictures) of `both_pixels`: 1, 0 or NaN if unknown."""
+    with_other = [index for index, pair in enumerate(pairs) if pair.other]
+    captions = [pair.caption for pair in pairs] + [str(pairs[index].other) for index in with_other]
+    scenes = [pair.scenes and pair.scenes[side] for side in (0, 1) for pair in pairs]
+    truth = np.full((len(captions), len(scenes)), np.nan, np.float32)
+    requests = [parse_caption(caption) for caption in captions]
+    for column, scene in enumerate(scenes):
+        if scene:
+            truth[:, column] = [shows(scene, request) for request in requests]
+    own = np.arange(len(pairs))
+    truth[own, own], truth[own, len(pairs) + own] = 1, 0
+    truth[len(pairs) + np.arange(len(with_other)), with_other] = 0
+    return captions, torch.from_numpy(truth)
+
+
+def clip_score_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_pairs: int) -> Tensor:
+    """Pictures and captions: rendered scenes, and the diffusion model's pictures."""
+    return contrastive_loss(
+        student.judge, draw_pairs({rendered_content: 0.75, generated_content: 0.25}, pictures, rng, num_pairs)
+    )
 
 
 def pick_score_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_pairs: int) -> Tensor:
     """Mostly right against wrong, some quality: what people chose for their own prompts."""
-    shares = {generated_content: 0.5, rendered_content: 0.35, distorted: 0.15}
-    return pair_loss(student.judge, draw_pairs(shares, pictures, rng, num_pairs))
+    return preference_loss(
+        student.judge, {generated_content: 0.5, rendered_content: 0.5}, {distorted: 1.0}, 0.15, pictures, rng, num_pairs
+    )
 
 
 def hps_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_pairs: int) -> Tensor:
     """Content and quality in equal parts."""
-    shares = {generated_content: 0.3, rendered_content: 0.2, distorted: 0.25, few_steps: 0.25}
-    return pair_loss(student.judge, draw_pairs(shares, pictures, rng, num_pairs))
+    return preference_loss(
+        student.judge,
+        {generated_content: 0.5, rendered_content: 0.5},
+        {distorted: 0.5, few_steps: 0.5},
+        0.4,
+        pictures,
+        rng,
+        num_pairs,
+    )
+
+
+def preference_loss(
+    judge: Judge,
+    content: dict[Callable, float],
+    quality: dict[Callable, float],
+    share: float,
+    pictures: Pictures,
+    rng: np.random.Generator,
+    num_pairs: int,
+) -> Tensor:
+    """Choices by content, against the pictures and captions of all pairs, and a share of choices by quality.
+
+    Choices within pairs alone would take away what the towers know of which colour goes with which shape.
+    """
+    num_quality = max(1, round(share * num_pairs))
+    chosen = draw_pairs(content, pictures, rng, max(1, num_pairs - num_quality))
+    better = draw_pairs(quality, pictures, rng, num_quality)
+    return (1 - share) * contrastive_loss(judge, chosen) + share * pair_loss(judge, better)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Captions, each read before a picture, and pairs of indices of readings: a better one and a worse.
+
+    `true` has the caption that is true of each reading's picture, None where none is known.
+    """
+
+    captions: list[str]
+    pictures: list[int]
+    true: list[str | None]
+    choices: Tensor
+
+    def loss(self, scores: Tensor) -> Tensor:
+        better, worse = scores[self.choices].unbind(-1)
+        return -F.logsigmoid(better - worse).mean()
+
+
+def readings_of(pairs: list[Pair]) -> Readings:
+    """The choices of `contrastive_loss` within each pair, for judges that must read every caption before its picture:
+    between the two pictures for a caption, and between the two captions for a picture.
+    """
+    captions: list[str] = []
+    indices: list[int] = []
+    true: list[str | None] = []
+    choices: list[tuple[int, int]] = []
+    for index, pair in enumerate(pairs):
+        start = len(captions)
+        of_better, of_worse = pair.other and pair.caption, pair.scenes and pair.other
+        true += [of_better, of_worse]
+        captions += [pair.caption, pair.caption]
+        indices += [index, len(pairs) + index]
+        choices.append((start, start + 1))
+        if pair.other:
+            captions.append(pair.other)
+            indices.append(index)
+            true.append(of_better)
+            choices.append((start, start + 2))
+        if pair.other and pair.scenes:
+            captions.append(pair.other)
+            indices.append(len(pairs) + index)
+            true.append(of_worse)
+            choices += [(start + 3, start + 1), (start + 3, start + 2)]
+    return Readings(captions, indices, true, torch.tensor(choices))
 
 
 def mps_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_pairs: int) -> Tensor:
@@ -290,16 +456,20 @@ def mps_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num
     assert isinstance(judge, MPS)
     dimension = OVERALL if rng.random() < 0.4 else pick(rng, list(DIMENSION_WORDS))
     if dimension == OVERALL:
-        shares, asked = {generated_content: 0.45, rendered_content: 0.35, distorted: 0.1, few_steps: 0.1}, None
+        shares, asked = {generated_content: 0.4, rendered_content: 0.45, distorted: 0.1, few_steps: 0.05}, None
     elif dimension == "quality":
         shares, asked = {distorted: 0.5, few_steps: 0.5}, None
     else:
-        shares, asked = {generated_content: 0.5, rendered_content: 0.5}, dimension
+        shares, asked = {generated_content: 0.3, rendered_content: 0.4, conflicting: 0.3}, dimension
     pairs = draw_pairs(shares, pictures, rng, num_pairs, asked)
-    ids = judge.tokenize([pair.caption for pair in pairs]).ids
+    readings = readings_of(pairs)
+    ids = judge.tokenize(readings.captions).ids
     condition_ids = judge.tokenize([CONDITIONS[dimension]]).ids
-    features = judge.encode_conditioned(ids, condition_ids)
-    return choice_loss(judge, pairs, features) + 0.3 * keeping_loss(judge, dimension, ids, condition_ids)
+    words, embeds, keep = judge.encode_conditioned(ids, condition_ids)
+    patches = judge.encode_patches(both_pixels(pairs))[readings.pictures]
+    read = judge.cross_model(patches, words, keep)[:, 0]
+    scores = judge.model.logit_scale.exp() * cosine(unit(read), embeds)
+    return readings.loss(scores) + 0.3 * keeping_loss(judge, dimension, ids, condition_ids)
 
 
 def keeping_loss(judge: MPS, dimension: str, ids: Tensor, condition_ids: Tensor) -> Tensor:
@@ -344,67 +514,68 @@ def rating(num_inference_steps: int, malformed: float) -> float:
     return STEP_RATINGS[num_inference_steps] - 2 * malformed
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Pictures of one caption, the score in [0, 1] of each, and what is known of each dimension: 1, 0 or NaN."""
+def ranking_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_pairs: int) -> Tensor:
+    """Of two pictures of a caption, the one with more attributes right is ranked higher.
 
-    caption: str
-    pictures: list[Picture]
-    scores: list[float]
-    outcomes: np.ndarray  # (pictures, dimensions)
+    Beside the rank, a head that is thrown away reads the captions back, see `reading_back_loss`: a rank alone teaches a
+    cross-attention that starts from nothing next to nothing. BLIP came to ImageReward with matching and captioning
+    learned.
 
-
-NUM_RANKED = 3
-
-
-def rendered_ranking(pictures: Pictures, rng: np.random.Generator) -> Ranking:
-    """A true scene, one with an attribute changed, and one of another caption."""
-    caption, request = draw_caption(rng)
-    scene = sample_scene(request, rng)
-    changed, dimension = change_scene(scene, request, rng)
-    other = sample_scene(draw_caption(rng)[1], rng)
-    outcomes = np.full((NUM_RANKED, len(DIMENSIONS)), np.nan)
-    outcomes[0] = 1
-    outcomes[1, DIMENSIONS.index(dimension)] = 0
-    return Ranking(caption, [draw(scene), draw(changed), draw(other)], [1.0, 0.6, 0.2], outcomes)
-
-
-def generated_ranking(pictures: Pictures, rng: np.random.Generator) -> Ranking:
-    """Pictures of the diffusion model for one caption on which it did not always do the same."""
-    groups = pictures.contrasts["right"]
-    if not groups:
-        return rendered_ranking(pictures, rng)
-    good, bad = pick(rng, groups)
-    chosen = np.array([pick(rng, good), pick(rng, bad), pick(rng, np.concatenate([good, bad]))])
-    rows = pictures.rows.iloc[chosen]
-    outcomes = rows[list(DIMENSIONS)].to_numpy(float)
-    return Ranking(rows["caption"].iloc[0], list(pictures.pixels[chosen]), rows["score"].tolist(), outcomes)
-
-
-def ranking_loss(student: Student, pictures: Pictures, rng: np.random.Generator, num_groups: int) -> Tensor:
-    """Of every two pictures of a caption, the one with more attributes right is ranked higher.
-
-    Beside the rank, a head that is thrown away names which dimensions are right: a rank alone teaches a cross-attention
-    that starts from nothing very slowly. BLIP came to ImageReward with its image-text matching learned.
-
-    Source: arXiv 2304.05977 (ImageReward), Eq. 1.
+    Source: arXiv 2304.05977 (ImageReward), Eq. 1; arXiv 2201.12086 (BLIP), section 3.2.
     """
     judge = student.judge
     assert isinstance(judge, ImageReward)
-    kinds = (rendered_ranking, generated_ranking)
-    groups = [kinds[int(rng.random() < 0.5)](pictures, rng) for _ in range(num_groups)]
-    tokens = judge.tokenize([group.caption for group in groups for _ in range(NUM_RANKED)])
-    heads: list[Tensor] = []  # what the reward is read from
-    hook = judge.mlp.register_forward_pre_hook(lambda module, inputs: heads.append(inputs[0]))
-    rewards = judge(to_pixels([picture for group in groups for picture in group.pictures]), *tokens)
-    hook.remove()
-    rewards = rewards.view(num_groups, NUM_RANKED)
-    scores = torch.tensor([group.scores for group in groups])
-    above = scores[:, :, None] - scores[:, None] > 0.01
-    rank = -F.logsigmoid(rewards[:, :, None] - rewards[:, None])[above].mean()
-    outcomes = torch.from_numpy(np.concatenate([group.outcomes for group in groups])).float()
-    known = ~outcomes.isnan()
-    return rank + F.binary_cross_entropy_with_logits(student.aside(heads[0]).float()[known], outcomes[known])
+    shares = {rendered_content: 0.5, misplaced: 0.15, generated_content: 0.2, ranked: 0.05, distorted: 0.1}
+    pairs = draw_pairs(shares, pictures, rng, num_pairs)
+    readings = readings_of(pairs)
+    right = [index for index, pair in enumerate(pairs) if pair.other]  # whose caption is true of the better picture
+    tokens = judge.tokenize(readings.captions + [pairs[index].caption for index in right])
+    num_readings = len(readings.captions)
+    ids, answers = tokens.ids.clone(), torch.full_like(tokens.ids, -1)
+    hidden = hide_words(judge, ids[num_readings:], rng)
+    answers[num_readings:][hidden] = ids[num_readings:][hidden]
+    ids[num_readings:][hidden] = MASK_ID
+    answers[:num_readings] = answers_of(judge, readings)
+    patches = judge.vision(pixel_values=both_pixels(pairs)).last_hidden_state[readings.pictures + right]
+    states = judge.text(
+        input_ids=ids, attention_mask=tokens.mask, encoder_hidden_states=patches, is_decoder=False
+    ).last_hidden_state
+    rank = readings.loss(judge.mlp(states[:num_readings, 0]).float())
+    return rank + reading_back_loss(student.aside, states, ids, answers)
+
+
+WRONG_ID, MASK_ID = 1, 4  # of [UNK] and [MASK] in the vocabulary of `image_reward_config`
+
+
+def telling_words(judge: ImageReward, ids: Tensor) -> Tensor:
+    """(N, L) which words say what a picture shows."""
+    names = [word for name, words in DIMENSION_WORDS.items() if name != "quality" for word in words]
+    return torch.isin(ids, judge.tokenize(names).ids[:, 1])
+
+
+def hide_words(judge: ImageReward, ids: Tensor, rng: np.random.Generator) -> Tensor:
+    """(N, L) which words to hide: a third of those that tell."""
+    return telling_words(judge, ids) & torch.from_numpy(rng.random(ids.shape) < 1 / 3)
+
+
+def answers_of(judge: ImageReward, readings: Readings) -> Tensor:
+    """(N, L) ids: of the words that tell, each one that is true of the picture and WRONG_ID for one that is not.
+
+    -1 for all others, and where the true caption is unknown or of another length.
+    """
+    ids, mask = judge.tokenize(readings.captions)
+    true, true_mask = judge.tokenize([one or "" for one in readings.true])
+    known = telling_words(judge, ids) & (mask.sum(-1) == true_mask.sum(-1))[:, None]
+    return torch.where(ids == true, ids, WRONG_ID).masked_fill(~known, -1)
+
+
+def reading_back_loss(head: nn.Module, states: Tensor, ids: Tensor, answers: Tensor) -> Tensor:
+    """Cross entropy of the answers (N, L) from the words' states: of hidden words, of wrong ones and of right ones."""
+    loss = torch.zeros(())
+    for kind, weight in (ids == MASK_ID, 1.0), (answers == WRONG_ID, 0.5), ((answers == ids) & (ids != MASK_ID), 0.5):
+        if kind.any():
+            loss = loss + weight * F.cross_entropy(head(states[kind]).float(), answers[kind])
+    return loss
 
 
 # --- where each judge starts ------------------------------------------------------------------------------------------
@@ -474,30 +645,18 @@ def train_eyes(kind: str, options: Options) -> dict[str, Tensor]:
 
 
 def train_towers(options: Options) -> dict[str, Tensor]:
-    """The weights of the CLIPModel from which all judges but ImageReward start: eyes that see and the embedded model's
-    text encoder, brought together by captions of rendered scenes.
-    """
+    """The weights of the CLIPModel from which all judges but ImageReward start: CLIPScore's."""
+    return train_student("CLIPScore", options).judge.model.state_dict()
+
+
+def start_clip_score(options: Options) -> Student:
+    """Eyes that see, and the embedded model's text encoder."""
     eyes = train_eyes("clip", options)
     torch.manual_seed(options.seed)
     judge = CLIPScore({"clip": clip_config(), **WORDS})
     judge.model.vision_model.load_state_dict(eyes)
     text, _ = load_weights(TEXT_FOLDER / "model.safetensors")
     judge.model.load_state_dict(judge.model.state_dict() | {name: value.float() for name, value in text.items()})
-    student = Student(judge)
-
-    def compute_loss(step: int) -> Tensor:
-        shares: dict[Callable, float] = {rendered_content: 1.0}
-        num_pairs = options.batch_size or 48
-        with fast():
-            return contrastive_loss(judge, draw_pairs(shares, options.pictures, rng_for(options.seed, step), num_pairs))
-
-    trained = train_fast("judges-towers", student, compute_loss, options.steps(TOWERS_STEPS), 7e-4)
-    return trained.judge.model.state_dict()
-
-
-def start_clip_score(options: Options) -> Student:
-    judge = CLIPScore({"clip": clip_config(), **WORDS})
-    judge.model.load_state_dict(train_towers(options))
     return Student(judge)
 
 
@@ -543,7 +702,7 @@ def start_image_reward(options: Options) -> Student:
     torch.manual_seed(options.seed)
     judge = ImageReward(image_reward_config())
     judge.vision.load_state_dict(eyes)
-    return Student(judge, nn.Linear(TOWER["hidden_size"], len(DIMENSIONS)))
+    return Student(judge, nn.Linear(TOWER["hidden_size"], judge.config["text"]["vocab_size"]))
 
 
 OPEN_CLIP_NAMES = (
@@ -596,16 +755,16 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "CLIPScore": Recipe(start_clip_score, clip_score_loss, 600, 48, 5e-4),
-    "PickScore": Recipe(start_pick_score, pick_score_loss, 300, 32, 3e-4),
-    "HPSv2": Recipe(start_hpsv2, hps_loss, 300, 32, 3e-4),
+    "CLIPScore": Recipe(start_clip_score, clip_score_loss, 2800, 32, 7e-4),
+    "PickScore": Recipe(start_pick_score, pick_score_loss, 1000, 32, 5e-4),
+    "ImageReward": Recipe(start_image_reward, ranking_loss, 1900, 32, 7e-4),
+    "MPS": Recipe(start_mps, mps_loss, 800, 28, 5e-4),
+    "HPSv2": Recipe(start_hpsv2, hps_loss, 400, 32, 5e-4),
     "AES": Recipe(start_aesthetic, aesthetic_loss, 400, 64, 1e-3),
-    "ImageReward": Recipe(start_image_reward, ranking_loss, 600, 24, 7e-4),
-    "MPS": Recipe(start_mps, mps_loss, 400, 32, 5e-4),
 }
 
 
-EYES_STEPS, TOWERS_STEPS = 250, 500
+EYES_STEPS = 500
 SAVE_EVERY = 50
 
 
@@ -619,6 +778,13 @@ def fast() -> ExitStack:
 
 def train_judge(name: str, options: Options) -> Judge:
     """A trained judge in evaluation mode: from its checkpoint as far as there is one."""
+    judge = train_student(name, options).judge
+    if isinstance(judge, ImageReward):
+        standardise(judge, options.pictures)
+    return judge
+
+
+def train_student(name: str, options: Options) -> Any:
     recipe = RECIPES[name]
     student = recipe.start(options)
 
@@ -631,10 +797,7 @@ def train_judge(name: str, options: Options) -> Judge:
         return {"held_out_right_vs_wrong": accuracy_of(trained.judge, options.held_out)}
 
     num_steps = options.steps(recipe.num_steps)
-    judge = train_fast(f"judges-{name}", student, compute_loss, num_steps, recipe.learning_rate, evaluate).judge
-    if isinstance(judge, ImageReward):
-        standardise(judge, options.pictures)
-    return judge
+    return train_fast(f"judges-{name}", student, compute_loss, num_steps, recipe.learning_rate, evaluate)
 
 
 def train_fast(
@@ -724,7 +887,7 @@ def report(judges: dict[str, Judge], pictures: Pictures, seed: int = 0) -> tuple
         [
             f"{len(pictures)} pictures of {len(pictures.by_caption)} held-out captions.",
             accuracy_table(judges, scores, pictures, seed),
-            "By MPS's condition words:\n\n" + condition_table(judges["MPS"], pictures) if "MPS" in judges else "",
+            "By MPS's condition words:\n\n" + condition_table(judges["MPS"], pictures, seed) if "MPS" in judges else "",
             "Spearman correlation, all held-out pictures:\n\n" + correlation_table(scores),
             "The same within captions, each caption's mean taken off:\n\n"
             + correlation_table({name: within_captions(values, pictures) for name, values in scores.items()}),
@@ -740,36 +903,73 @@ def accuracy_table(judges: dict[str, Judge], scores: dict[str, np.ndarray], pict
         "the same, standard settings": choices(pictures, "right", pictures.standard()),
         "many / few steps": choices(pictures, "quality"),
     }
-    doubled, distorted_pairs = beside_distorted(pictures, seed)
+    made = {
+        "rendered, one attribute changed": beside_changed(seed),
+        "clean / distorted": beside_distorted(pictures, seed),
+    }
     rows = []
     for name, judge in judges.items():
         cells = [pairs.accuracy(scores[name]) for pairs in kinds.values()]
-        rows.append([name, *cells, distorted_pairs.accuracy(score_pictures(judge, doubled))])
-    kinds["clean / distorted"] = distorted_pairs
+        cells += [pairs.accuracy(score_pictures(judge, doubled)) for doubled, pairs in made.values()]
+        rows.append([name, *cells])
+    kinds |= {kind: pairs for kind, (_, pairs) in made.items()}
     return table(["judge", *(f"{kind}, n = {len(pairs.better)}" for kind, pairs in kinds.items())], rows)
+
+
+NUM_RENDERED = 400
+
+
+def beside_changed(seed: int) -> tuple[Pictures, Choices]:
+    """Rendered scenes of held-out captions and the same with one attribute changed, and the pairs that they form."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(NUM_RENDERED):
+        caption, request = draw_caption(rng, "held_out")
+        scene = sample_scene(request, rng)
+        pairs.append(Pair(caption, draw(scene), draw(change_scene(scene, request, rng)[0])))
+    return as_pictures(pairs)
+
+
+def as_pictures(pairs: list[Pair]) -> tuple[Pictures, Choices]:
+    """The better pictures and after them the worse ones, and the pairs that they form."""
+    pixels = np.stack([pair.better for pair in pairs] + [pair.worse for pair in pairs])
+    rows = pd.DataFrame({"caption": [pair.caption for pair in pairs] * 2})
+    order = np.arange(len(pairs))
+    captions = rows["caption"].astype("category").cat.codes.to_numpy()[: len(pairs)]
+    return Pictures(pixels, rows), Choices(order, order + len(pairs), captions)
 
 
 def beside_distorted(pictures: Pictures, seed: int) -> tuple[Pictures, Choices]:
     """The standard pictures and after them the same distorted at random, and the pairs that they form."""
     rng = np.random.default_rng(seed)
-    chosen = np.flatnonzero(pictures.standard())
-    clean, rows = pictures.pixels[chosen], pictures.rows.iloc[chosen]
-    worse = np.stack([distort(picture, pick(rng, list(DISTORTIONS)), rng.uniform(0.3, 1.0), rng) for picture in clean])
-    order = np.arange(len(chosen))
-    captions = rows["caption"].astype("category").cat.codes.to_numpy()
-    doubled = Pictures(np.concatenate([clean, worse]), pd.concat([rows, rows], ignore_index=True))
-    return doubled, Choices(order, order + len(order), captions)
+    pairs = []
+    for index in np.flatnonzero(pictures.standard()):
+        clean = pictures.pixels[index]
+        worse = distort(clean, pick(rng, list(DISTORTIONS)), rng.uniform(0.3, 1.0), rng)
+        pairs.append(Pair(pictures.rows["caption"].iloc[index], clean, worse))
+    return as_pictures(pairs)
 
 
-def condition_table(judge: Judge, pictures: Pictures) -> str:
-    """Accuracy on pairs that differ in one dimension, under that dimension's condition and under the overall one."""
+def condition_table(judge: Judge, pictures: Pictures, seed: int) -> str:
+    """MPS under each dimension's condition and under the overall one: on pictures of which one is right in the
+    dimension, and on rendered pairs of which the better is right in it and wrong in another, see `conflicting`.
+    """
     overall = score_pictures(judge, pictures)
     rows = []
     for dimension in (*DIMENSIONS, "quality"):
         pairs = choices(pictures, dimension)
-        own = score_pictures(with_condition(judge, CONDITIONS[dimension]), pictures)
-        rows.append([dimension, str(len(pairs.better)), pairs.accuracy(own), pairs.accuracy(overall)])
-    return table(["pairs that differ in", "n", "under its own condition", "under the overall one"], rows)
+        asked = with_condition(judge, CONDITIONS[dimension])
+        row = [dimension, str(len(pairs.better)), pairs.accuracy(score_pictures(asked, pictures))]
+        row.append(pairs.accuracy(overall))
+        if dimension in DIMENSIONS:
+            rng = np.random.default_rng(seed)
+            drawn = [conflicting(None, rng, dimension, "held_out") for _ in range(NUM_RENDERED)]
+            made, pairs = as_pictures(drawn)
+            row += [pairs.accuracy(score_pictures(one, made)) for one in (asked, judge)]
+        rows.append([*row, "", ""][:6])
+    header = ["pairs that differ in", "n", "under its own condition", "under the overall one"]
+    conflicts = f"rendered, wrong in another dimension / in this, n = {NUM_RENDERED}"
+    return table([*header, f"{conflicts}: own condition", "overall"], rows)
 
 
 def with_condition(judge: Judge, words: str) -> Judge:
