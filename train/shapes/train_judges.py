@@ -4,8 +4,8 @@
     python train/shapes/train_judges.py all    # or one name: PickScore, HPSv2, AES, ImageReward, CLIPScore, MPS
     python train/shapes/train_judges.py --report
 
-Each judge learns from the kind of data that its original saw. All but ImageReward go on from one pair of towers that
-know pictures and captions, as the originals go on from CLIP. The text tower starts as the embedded model's own second
+Each judge learns from the kind of data that its original saw. All but ImageReward go on from CLIPScore's towers, which
+know pictures and captions, as the originals go on from CLIP. Their text tower starts as the embedded model's own second
 text encoder, and both kinds of vision tower, CLIP's and BLIP's, from learning to see: what stands in each patch.
 Killed and started again, training goes on from its last checkpoint in runs/judges-<name>.
 """
@@ -891,6 +891,7 @@ def report(judges: dict[str, Judge], pictures: Pictures, seed: int = 0) -> tuple
             "Spearman correlation, all held-out pictures:\n\n" + correlation_table(scores),
             "The same within captions, each caption's mean taken off:\n\n"
             + correlation_table({name: within_captions(values, pictures) for name, values in scores.items()}),
+            f"Rendered, {NUM_RENDERED} pairs of each kind of change:\n\n" + change_table(judges, seed),
         ]
     )
     return text, spread
@@ -919,14 +920,24 @@ def accuracy_table(judges: dict[str, Judge], scores: dict[str, np.ndarray], pict
 NUM_RENDERED = 400
 
 
-def beside_changed(seed: int) -> tuple[Pictures, Choices]:
+def change_table(judges: dict[str, Judge], seed: int) -> str:
+    """One row a judge, one column a dimension in which rendered scenes are changed."""
+    made = [beside_changed(seed, dimension) for dimension in DIMENSIONS]
+    rows = [
+        [name, *(pairs.accuracy(score_pictures(judge, doubled)) for doubled, pairs in made)]
+        for name, judge in judges.items()
+    ]
+    return table(["changed", *DIMENSIONS], rows)
+
+
+def beside_changed(seed: int, dimension: str | None = None) -> tuple[Pictures, Choices]:
     """Rendered scenes of held-out captions and the same with one attribute changed, and the pairs that they form."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(NUM_RENDERED):
-        caption, request = draw_caption(rng, "held_out")
+        caption, request = draw_caption(rng, "held_out", dimension)
         scene = sample_scene(request, rng)
-        pairs.append(Pair(caption, draw(scene), draw(change_scene(scene, request, rng)[0])))
+        pairs.append(Pair(caption, draw(scene), draw(change_scene(scene, request, rng, dimension)[0])))
     return as_pictures(pairs)
 
 
