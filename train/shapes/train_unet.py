@@ -76,6 +76,9 @@ def save_pipeline(unet: UNet2DConditionModel) -> None:
         # Or a plain from_pretrained would load these alone in half precision, and fail beside a UNet in full.
         config = MODEL_FOLDER / name / "config.json"
         config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    config = MODEL_FOLDER / "vae" / "config.json"  # diffusers notes where it was loaded from
+    kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+    config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 @torch.inference_mode()
