@@ -21,8 +21,6 @@ from golden.npnet import NPNet
 from golden.pipelines import decode, denoise, encode_prompts, latent_shape
 from golden.shapes import check_image
 
-DECODE_ROWS = 8  # pictures decoded at a time: small enough for a CPU's caches, where 64 at a time take twice as long
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -172,7 +170,7 @@ class Renderer:
             )
             timings.denoise[f"{sampler} {num_inference_steps} {guidance_scale:g}"] = time.perf_counter() - started
             started = time.perf_counter()
-            images = [image for part in latents.split(DECODE_ROWS) for image in decode(self.model.pipeline, part)]
+            images = decode(self.model.pipeline, latents)
             timings.decode += time.perf_counter() - started
             for index, variant in enumerate(group):
                 pictures[variant.name] = images[index * len(units) : (index + 1) * len(units)]

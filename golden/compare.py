@@ -20,7 +20,7 @@ from .arms import Conditions, find_arm, mix
 from .errors import Cancelled, GoldenError, InvalidInput, MissingWeights
 from .models import ModelSpec, find_model
 from .noise import MAX_SEED, source_noise
-from .npnet import NPNet, find_npnet, load_npnet
+from .npnet import NPNet, load_npnet
 from .pipelines import decode, denoise, encode_prompts, latent_shape, load_pipeline, repeat_embeddings
 from .samplers import SAMPLERS
 from .shapes import Verdict, check_image, parse_caption
@@ -59,7 +59,7 @@ def load_model(
     spec = find_model(name)
     weights = npnet or spec.npnet
     try:
-        network = load_npnet(find_npnet(weights)).to(device) if weights else None
+        network = load_npnet(weights).to(device) if weights else None
     except MissingWeights:
         if npnet:
             raise

@@ -33,17 +33,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from eval.rendering import score_all
 from golden.arms import ARMS, Conditions, mix
 from golden.compare import Model, load_model
-from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
+from golden.errors import ArgumentParser, InvalidInput, run_command
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, load_judges
 from golden.models import find_model
 from golden.noise import MAX_SEED, SOLVERS, redenoise, source_noise
 from golden.pipelines import Embeddings, decode, denoise, encode_prompts, latent_shape, repeat_embeddings
 from golden.shapes import check_image, training_captions
-from train.pairs import Shard, describe_gains, is_intact, quarantine, read_shards, write_manifest, write_shard
-
-DECODE_ROWS = 8  # pictures decoded at a time: small enough for a CPU's caches
+from train.pairs import Shard, describe_gains, is_intact, quarantine, read_rows, write_manifest, write_shard
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def judge(
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=model.spec.guidance_scale,
     )
-    images = [image for part in latents.split(DECODE_ROWS) for image in decode(model.pipeline, part)]
+    images = decode(model.pipeline, latents)
     asked = prompts * len(noises)
     figures: dict[str, Any] = {}
     if model.spec.is_shapes:
@@ -157,10 +156,7 @@ def judge(
         figures["score"] = [verdict.score for verdict in verdicts]
     # Judges keep full precision: half of it ties scores of a pair.
     with torch.autocast(model.pipeline.device.type, enabled=False):
-        for name, result in judges.stream(images, asked) if judges else ():
-            if isinstance(result, str):
-                raise GoldenError(f"{name} failed: {result}")
-            figures[name] = result.numpy()
+        figures |= score_all(judges, images, asked) if judges else {}
     table = pd.DataFrame(figures)
     return [table[start : start + len(prompts)].reset_index(drop=True) for start in range(0, len(table), len(prompts))]
 
@@ -244,7 +240,7 @@ def main() -> None:
             num_improved += int((shard.rows["target_score"] > shard.rows["source_score"]).sum())
             bar.set_postfix(improved=f"{num_improved / num_done:.1%}")
     if rank == 0:
-        rows = pd.concat([shard.rows for shard in read_shards(arguments.folder)])
+        rows = read_rows(arguments.folder)
         print("\n".join(describe_gains(rows)) or f"{len(rows)} pairs, not judged")
 
 

@@ -90,6 +90,11 @@ def read_shards(folder: Path, indices: Sequence[int] | None = None) -> Iterator[
         yield read_shard(folder, index)
 
 
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The rows of all finished shards, without their noises."""
+    return pd.concat([pd.read_parquet(shard_paths(folder, index)[1]) for index in finished_shards(folder)])
+
+
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write the manifest, or check that the one that is there says the same.
 

@@ -60,7 +60,6 @@ VARIANTS = (STANDARD, STANDARD, (10, 5.5), (5, 5.5), (3, 5.5), (10, 1.5))
 DIMENSIONS = ("shape", "colour", "number", "position", "background")
 """What a caption may ask for, and the checker judges apart."""
 MANY_STEPS, FEW_STEPS = 10, 5
-_DECODED_AT_ONCE = 8
 
 Picture = np.ndarray
 """(PICTURE_SIZE, PICTURE_SIZE, 3) uint8."""
@@ -287,7 +286,7 @@ def generate(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
-        return [image for part in latents.split(_DECODED_AT_ONCE) for image in decode(pipeline, part)]
+        return decode(pipeline, latents)
 
 
 # --- the data set -----------------------------------------------------------------------------------------------------
