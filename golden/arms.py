@@ -75,6 +75,12 @@ def equal_norm_random(source: Tensor, conditions: Conditions) -> Tensor:
     return random_change(source, npnet(source, conditions), conditions.seeds)
 
 
+def equal_length(source: Tensor, conditions: Conditions) -> Tensor:
+    """Control: the source noise times one number, as long as NPNet's golden noise is, in its own direction."""
+    golden = npnet(source, conditions)
+    return source * golden.flatten(1).norm(dim=1).div(source.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+
+
 def npnet_unit_std(source: Tensor, conditions: Conditions) -> Tensor:
     """Control: NPNet's golden noise brought back to the mean and spread of the source noise."""
     golden = npnet(source, conditions)
@@ -114,6 +120,7 @@ ARMS: dict[str, Arm] = {
     "inversion": inversion,
     "repaint": repainted,
     "random": equal_norm_random,
+    "length": equal_length,
     "npnet_other_prompt": npnet_other_prompt,
     "npnet_unit_std": npnet_unit_std,
 }

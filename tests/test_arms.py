@@ -54,7 +54,7 @@ def test_npnet_is_the_networks_answer(source, conditions):
     assert torch.allclose(find_arm("npnet")(source, conditions), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["npnet", "random", "npnet_other_prompt", "npnet_unit_std"])
+@pytest.mark.parametrize("name", ["npnet", "random", "length", "npnet_other_prompt", "npnet_unit_std"])
 def test_a_model_without_npnet_says_so(name, source, conditions):
     with pytest.raises(MissingWeights, match="--npnet"):
         find_arm(name)(source, replace(conditions, npnet=None))
@@ -65,6 +65,15 @@ def test_random_goes_as_far_as_npnet_and_elsewhere(source, conditions):
     golden_health, control_health = noise_health(golden, source), noise_health(control, source)
     assert torch.allclose(golden_health["distance"], control_health["distance"], rtol=1e-4)
     assert torch.cosine_similarity((golden - source).flatten(1), (control - source).flatten(1)).abs().max() < 0.25
+
+
+def test_length_takes_npnets_length_and_the_sources_direction(source, conditions):
+    golden, control = (
+        find_arm("npnet")(source, conditions).flatten(1),
+        find_arm("length")(source, conditions).flatten(1),
+    )
+    assert torch.allclose(control.norm(dim=1), golden.norm(dim=1))
+    assert torch.allclose(torch.cosine_similarity(control, source.flatten(1)), torch.ones(2))
 
 
 def test_unit_std_has_the_sources_mean_and_spread(source, conditions):

@@ -108,6 +108,13 @@ def test_a_target_that_says_nothing_is_refused(model, name):
         make_target(name, model, QUICK, source_noise([0], (4, 16, 16)), {})
 
 
+@pytest.mark.parametrize("name", ["source", "npnet*2", "20x1@9"])
+def test_a_target_of_another_length_is_the_same_noise_times_it(model, name):
+    source, embeddings = source_noise([3], (4, 16, 16)), encode_prompts(model.pipeline, ["a star"])
+    whole, shorter = (make_target(each, model, QUICK, source, embeddings) for each in (name, f"{name}:0.9"))
+    assert torch.allclose(shorter, 0.9 * whole)
+
+
 def test_an_npnet_makes_targets_of_any_strength(model):
     embeddings = encode_prompts(model.pipeline, ["a star", "a heart"])
     source = source_noise([1, 2], (4, 16, 16))

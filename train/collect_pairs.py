@@ -10,7 +10,7 @@ and started again, it goes on with the first shard that is missing or damaged.
 One source may get several targets, of which training takes the best (--filter best). A target is named after its
 schedule: 10x1 goes 1 of 10 steps down and back, as the paper does; 20x3@7.5 goes 3 of 20 at guidance 7.5. `source` is
 the source noise itself, for where nothing is better, and npnet*2 twice the change that the NPNet in --npnet makes, to
-train that network on by what became of it.
+train that network on by what became of it. A length may follow: 20x1@9:0.92 and source:0.9 are those noises times that.
 """
 
 import json
@@ -79,26 +79,40 @@ def shard_inputs(settings: Settings, index: int, prompts: list[str] | None) -> t
 
 def make_target(name: str, model: Model, settings: Settings, source: Tensor, embeddings: Embeddings) -> Tensor:
     """Target noise (B, C, h, w) by its name in --targets. Raises: InvalidInput for a name that says nothing."""
-    if name == "source":
-        return source
-    if parts := re.fullmatch(r"npnet(?:\*(\d{1,2}(?:\.\d+)?))?", name):
-        golden = ARMS["npnet"](source, Conditions(model.spec, model.pipeline, model.npnet, embeddings, []))
-        return mix(source, golden, float(parts[1] or 1))
-    parts = re.fullmatch(r"(\d{1,4})x(\d{1,4})(?:@(\d{1,3}(?:\.\d+)?))?", name)
+    parts = _TARGET.fullmatch(name)
     if not parts:
         raise InvalidInput(
             "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
-            f"got {name[:40]!r}."
+            f"each with or without a :LENGTH such as :0.9, got {name[:40]!r}."
         )
+    return float(parts["length"] or 1) * _full_length(parts, model, settings, source, embeddings)
+
+
+_NUMBER = r"\d{1,3}(?:\.\d+)?"
+_TARGET = re.compile(
+    rf"(?:source|npnet(?:\*(?P<strength>{_NUMBER}))?|(?P<steps>\d{{1,4}})x(?P<down>\d{{1,4}})(?:@(?P<guidance>{_NUMBER}))?)"
+    rf"(?::(?P<length>{_NUMBER}))?"
+)
+
+
+def _full_length(
+    parts: re.Match[str], model: Model, settings: Settings, source: Tensor, embeddings: Embeddings
+) -> Tensor:
+    """The target noise that a name's parts ask for, before its length."""
+    if parts[0].startswith("source"):
+        return source
+    if parts[0].startswith("npnet"):
+        golden = ARMS["npnet"](source, Conditions(model.spec, model.pipeline, model.npnet, embeddings, []))
+        return mix(source, golden, float(parts["strength"] or 1))
     spec = model.spec
     return redenoise(
         model.pipeline,
         source,
         embeddings,
-        guidance_scale=float(parts[3] or settings.redenoise_guidance_scale or spec.redenoise_guidance_scale),
+        guidance_scale=float(parts["guidance"] or settings.redenoise_guidance_scale or spec.redenoise_guidance_scale),
         inversion_guidance_scale=settings.inversion_guidance_scale,
-        num_inference_steps=int(parts[1]),
-        num_steps_down=int(parts[2]),
+        num_inference_steps=int(parts["steps"]),
+        num_steps_down=int(parts["down"]),
         solver=settings.redenoise_solver or spec.redenoise_solver,
         evaluate_at=settings.evaluate_at,
     )
