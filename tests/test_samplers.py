@@ -1,14 +1,17 @@
 """Every sampler: fair to both arms, and its estimate of the finished latents is what it says."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import AysSchedules
 
 from golden.errors import InvalidInput
 from golden.noise import source_noise
 from golden.pipelines import denoise, encode_prompts, repeat_embeddings
-from golden.samplers import SAMPLERS, make_sampler, remember_clean_estimate
-from tests.conftest import SDXL_SCHEDULE, SIZE, make_embeddings
+from golden.samplers import MAX_STEPS_OF, SAMPLERS, align_steps, make_sampler, remember_clean_estimate
+from tests.conftest import HUNYUAN_SCHEDULE, SDXL_SCHEDULE, SIZE, make_embeddings
 
 SHAPE = (4, SIZE, SIZE)
 STOCHASTIC = {"ddpm", "euler_a", "kdpm2_a", "lcm"}
@@ -100,3 +103,53 @@ def test_a_sampler_takes_over_the_schedule_that_the_model_was_trained_with(name)
 def test_an_unknown_sampler_lists_the_known_ones(name):
     with pytest.raises(InvalidInput, match="choose one of ddim, dpm, ddpm, euler_a, pndm, kdpm2_a, heun"):
         make_sampler(name, SDXL_SCHEDULE)
+
+
+# --- Align Your Steps -------------------------------------------------------------------------------------------------
+
+ALIGNED = ("dpm_ays", "euler_ays")
+
+
+@pytest.mark.parametrize("name", ALIGNED)
+def test_ten_aligned_steps_are_the_published_ones(name):
+    scheduler = make_sampler(name, SDXL_SCHEDULE)
+    scheduler.set_timesteps(10)
+    assert scheduler.timesteps.tolist() == AysSchedules["StableDiffusionXLTimesteps"]
+    assert np.allclose(scheduler.sigmas, AysSchedules["StableDiffusionXLSigmas"], rtol=0.02)
+
+
+def test_other_numbers_of_aligned_steps_lie_between_the_ten():
+    levels = np.exp(LOG_SIGMAS)
+    assert align_steps(20, levels)[::2] == AysSchedules["StableDiffusionXLTimesteps"]
+    for num_steps in range(1, MAX_STEPS_OF["dpm_ays"] + 1):
+        steps = align_steps(num_steps, levels)
+        assert len(steps) == num_steps
+        assert steps[0] == 999
+        assert all(later < earlier for earlier, later in pairwise(steps))
+    between = LOG_SIGMAS[align_steps(20, levels)]
+    assert np.allclose(between[1:-1:2], (between[:-2:2] + between[2::2]) / 2, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ALIGNED)
+@pytest.mark.parametrize(
+    "schedule", [HUNYUAN_SCHEDULE, SDXL_SCHEDULE | {"num_train_timesteps": 500}], ids=["hunyuan", "500"]
+)
+def test_a_model_of_other_noise_levels_has_no_aligned_steps(name, schedule):
+    with pytest.raises(InvalidInput, match="SDXL's noise levels"):
+        make_sampler(name, schedule).set_timesteps(10)
+
+
+def test_hunyuan_refuses_aligned_steps_and_keeps_its_scheduler(tiny_hunyuan):
+    pipeline = tiny_hunyuan.pipeline
+    own, embeddings = pipeline.scheduler, encode_prompts(pipeline, ["a star"])
+    with pytest.raises(InvalidInput, match="SDXL's noise levels"):
+        denoise(
+            pipeline,
+            source_noise([1], SHAPE),
+            embeddings,
+            [0],
+            sampler="dpm_ays",
+            num_inference_steps=4,
+            guidance_scale=2,
+        )
+    assert pipeline.scheduler is own
