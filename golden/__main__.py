@@ -41,8 +41,17 @@ def make_parser() -> ArgumentParser:
     render.add_argument("--guidance", type=float, help="guidance scale, from 1")
     render.add_argument("--sampler", help="ddim, dpm, euler, ...")
     render.add_argument("--strength", type=float, help="of golden noise: 0 is the source noise, 1 NPNet's own")
+    render.add_argument("--height", type=int, help="of the pictures, in pixels")
+    render.add_argument("--width", type=int, help="of the pictures, in pixels")
     render.add_argument("--from-image", type=Path, metavar="PNG", help="take the settings of a picture of golden's")
     render.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
+    render.add_argument(
+        "--memory",
+        metavar="MODE",
+        default="auto",
+        help="high, low (for cards of 8 to 12 GB: parts come to the device one by one, arms are painted in turn), or "
+        "auto: high where it fits",
+    )
     render.add_argument("--out", type=Path, default=Path("outputs/render"), help="folder to write to")
     render.add_argument("--overwrite", action="store_true", help="write over pictures that are there already")
     return parser
@@ -52,17 +61,24 @@ def render(arguments: Namespace) -> int:
     """Plan, refuse what cannot be done before anything is loaded, render, write."""
     from .files import sha256
     from .npnet import find_npnet
+    from .pipelines import is_spared
+    from .settings import to_dict
 
     made = read_picture(arguments.from_image) if arguments.from_image else {}
     spec, request = plan(arguments, made)
+    size = plan_size(arguments, made)
     paths = plan_files(arguments.out, arguments.overwrite)
     file = find_npnet(find_npnet_name(arguments, spec))
     network = {"file": file.name, "sha256": sha256(file) if file.is_file() else None}
     check_npnet(arguments, made, network)
     model = load(spec, arguments, file)
-    comparison = run(request, model)
-    machine = {"device": arguments.device, "dtype": str(model.pipeline.dtype).removeprefix("torch.")}
-    images = draw(comparison, spec, npnet=network, **machine)
+    comparison = run(request, model, size)
+    machine = {
+        "device": arguments.device,
+        "dtype": str(model.pipeline.dtype).removeprefix("torch."),
+        "memory": "low" if is_spared(model.pipeline) else "high",
+    }
+    images = draw(comparison, spec, settings=to_dict(request, spec) | size, npnet=network, **machine)
     write(images, paths)
     report(comparison, paths)
     return 0
@@ -115,6 +131,16 @@ def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, Compar
     return spec, validate(default_request(spec, **values), spec)
 
 
+def plan_size(arguments: Namespace, made: dict[str, Any]) -> dict[str, int]:
+    """Height and width in pixels, as far as the command line or the picture says them. Raises: InvalidInput."""
+    from .compare import check_side
+
+    stored = made.get("settings", {})
+    given = {"height": arguments.height, "width": arguments.width}
+    sides = {name: check_side(name, stored.get(name) if value is None else value) for name, value in given.items()}
+    return {name: side for name, side in sides.items() if side is not None}
+
+
 def plan_files(folder: Path, overwrite: bool) -> dict[str, Path]:
     """Arm -> file to write. Raises: InvalidInput if one is there already, or the folder cannot be made."""
     paths = {arm: folder / name for arm, name in FILES.items()}
@@ -155,20 +181,21 @@ def load(spec: "ModelSpec", arguments: Namespace, npnet: Path) -> "Model":
     from .compare import load_model
 
     try:
-        return load_model(arguments.model or spec.name, npnet=npnet, device=arguments.device)
+        name = arguments.model or spec.name
+        return load_model(name, npnet=npnet, device=arguments.device, memory=arguments.memory)
     except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
         reason = str(error).splitlines()[0][:200]
         raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
 
 
-def run(request: "CompareRequest", model: "Model") -> "Comparison":
+def run(request: "CompareRequest", model: "Model", size: dict[str, int]) -> "Comparison":
     """A comparison with a progress bar, where somebody watches."""
     from tqdm import tqdm
 
     from .compare import Comparison, Progress, compare
 
     with tqdm(total=0, unit="step", disable=None, leave=False) as bar:
-        for event in compare(request, model):
+        for event in compare(request, model, height=size.get("height"), width=size.get("width")):
             if isinstance(event, Progress):
                 bar.total = event.num_steps
                 bar.update(event.step - bar.n)

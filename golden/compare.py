@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,16 @@ from .errors import Cancelled, GoldenError, InvalidInput, MissingWeights
 from .models import ModelSpec, find_model
 from .noise import MAX_SEED, source_noise
 from .npnet import NPNet, load_npnet
-from .pipelines import decode, denoise, encode_prompts, latent_shape, load_pipeline, repeat_embeddings
-from .samplers import SAMPLERS
+from .pipelines import (
+    decode,
+    denoise,
+    encode_prompts,
+    is_spared,
+    latent_shape,
+    load_pipeline,
+    repeat_embeddings,
+)
+from .samplers import MAX_STEPS_OF, SAMPLERS
 from .shapes import Verdict, check_image, parse_caption
 
 if TYPE_CHECKING:  # judges bring libraries that whoever compares without them need not wait for
@@ -32,8 +40,8 @@ MAX_STEPS = 200
 MIN_GUIDANCE = 1.0  # below it the pipelines of diffusers switch guidance off, which is what 1 means
 MAX_GUIDANCE = 30.0
 MAX_STRENGTH = 3.0
-MAX_STEPS_OF = {"lcm": 50, "tcd": 50}  # distilled for a schedule of 50 steps, of which they take some
 MAX_PROMPT_CHARS = 2000
+MAX_SIDE = 4096  # pixels
 PREVIEWS_PER_SECOND = 4
 
 
@@ -48,23 +56,32 @@ class Model:
 
 
 def load_model(
-    name: str = "shapes", *, npnet: str | Path | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+    name: str = "shapes",
+    *,
+    npnet: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    memory: str = "high",
 ) -> Model:
     """Load a model of MODELS (or a diffusers folder) with its NPNet, or with `npnet`, a file or a name of NPNETS.
 
-    A model whose own NPNet cannot be had loads without: comparing other arms needs none.
+    A model whose own NPNet cannot be had loads without: comparing other arms needs none. `memory` is one of
+    pipelines.MEMORY_MODES; where it is low NPNet stays on the CPU, which takes it a tenth of a second.
 
     Raises: InvalidInput for an unknown name; MissingWeights or BadWeights if weights are missing or unfit.
     """
     spec = find_model(name)
     weights = npnet or spec.npnet
     try:
-        network = load_npnet(weights).to(device) if weights else None
+        network = load_npnet(weights) if weights else None
     except MissingWeights:
         if npnet:
             raise
         network = None
-    return Model(spec, load_pipeline(spec, device, dtype), network)
+    pipeline = load_pipeline(spec, device, dtype, memory)
+    if network and not is_spared(pipeline):
+        network.to(device)
+    return Model(spec, pipeline, network)
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,11 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
+def check_side(name: str, value: Any) -> int | None:
+    """A picture's height or width in pixels, or None for the model's own."""
+    return None if value is None else check_whole(name, value, 8, MAX_SIDE)
+
+
 def _shown(value: Any) -> str:
     """A value in an error message: short, in one line, and never an error of its own."""
     try:
@@ -147,7 +169,10 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step: `step` of `num_steps`, and now and then a preview per arm. Step 0 is to wait for another run."""
+    """After a step: `step` of `num_steps`, and now and then a preview per arm. Step 0 is to wait for another run.
+
+    Where memory is low the steps of all arms are counted, and there are no previews.
+    """
 
     step: int
     num_steps: int
@@ -203,25 +228,37 @@ class Scored:
 Event = Progress | Rendered | Checked | Scored | Comparison
 
 
-def compare(request: CompareRequest, model: Model, judges: "JudgeSet | None" = None) -> Iterator[Event]:
+def compare(
+    request: CompareRequest,
+    model: Model,
+    judges: "JudgeSet | None" = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Iterator[Event]:
     """Run a comparison and yield Progress events, Rendered, with judges Checked and a Scored each, and the Comparison.
 
     Closing the generator stops the run within one step or one judge. All arms are denoised in one batch, from the same
-    source noise, with the same step noise. The judges score while the model is free for the next run.
+    source noise, with the same step noise. The judges score while the model is free for the next run or, where memory
+    is low, before it, since the device has no room for both. `height` and `width` are of the pictures, in pixels, the
+    model's own if not given; pictures of another size are not checked, since captions are of the model's own.
 
     Raises: GoldenError with one sentence for the user.
     """
     request = validate(request, model.spec)
+    shape = latent_shape(model.pipeline, check_side("height", height), check_side("width", width))
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stopped = threading.Event()
 
     def run() -> None:
         try:
-            with _turn(model, stopped, lambda: events.put(Progress(0, request.num_inference_steps))):
-                comparison = _run(request, model, events.put, stopped)
-            if judges is not None:
-                events.put(Checked(comparison))
-                comparison = _score(comparison, judges, events.put, stopped)
+            with ExitStack() as turn:
+                turn.enter_context(_turn(model, stopped, lambda: events.put(Progress(0, request.num_inference_steps))))
+                comparison = _run(request, model, shape, events.put, stopped)
+                if not is_spared(model.pipeline):
+                    turn.close()
+                if judges is not None:
+                    events.put(Checked(comparison))
+                    comparison = _score(comparison, judges, events.put, stopped)
             events.put(comparison)
         except BaseException as error:
             events.put(error)
@@ -240,9 +277,15 @@ def compare(request: CompareRequest, model: Model, judges: "JudgeSet | None" = N
         worker.join()
 
 
-def run_comparison(request: CompareRequest, model: Model, judges: "JudgeSet | None" = None) -> Comparison:
+def run_comparison(
+    request: CompareRequest,
+    model: Model,
+    judges: "JudgeSet | None" = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Comparison:
     """`compare` without the events in between."""
-    *_, last = compare(request, model, judges)
+    *_, last = compare(request, model, judges, height, width)
     assert isinstance(last, Comparison)
     return last
 
@@ -259,12 +302,15 @@ def _turn(model: Model, stopped: threading.Event, on_wait: Callable[[], None]) -
         model.lock.release()
 
 
-def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Event) -> Comparison:
+def _run(
+    request: CompareRequest, model: Model, shape: tuple[int, int, int], emit: Any, stopped: threading.Event
+) -> Comparison:
+    """The comparison of pictures whose latents have `shape`."""
     started = time.perf_counter()
     pipeline, arms = model.pipeline, request.arms
     _stop_if(stopped)
     embeddings = encode_prompts(pipeline, [request.prompt])
-    source = source_noise([request.seed], latent_shape(pipeline))
+    source = source_noise([request.seed], shape)
     noises, seconds = make_noises(request, model, source, embeddings)
 
     last_preview = time.perf_counter()
@@ -273,7 +319,8 @@ def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Ev
         nonlocal last_preview
         _stop_if(stopped)
         previews: tuple[Image.Image, ...] = ()
-        if time.perf_counter() - last_preview > 1 / PREVIEWS_PER_SECOND and step < num_steps:
+        due = time.perf_counter() - last_preview > 1 / PREVIEWS_PER_SECOND and step < num_steps
+        if due and not is_spared(pipeline):  # the VAE would take the denoising network's place on the device
             previews = tuple(decode(pipeline, clean_estimate))
             last_preview = time.perf_counter()
         emit(Progress(step, num_steps, previews))
@@ -292,9 +339,8 @@ def _run(request: CompareRequest, model: Model, emit: Any, stopped: threading.Ev
     total = time.perf_counter() - started
     emit(Rendered(images))
     _stop_if(stopped)
-    verdicts = (
-        {arm: check_image(request.prompt, image) for arm, image in images.items()} if model.spec.is_shapes else {}
-    )
+    checked = model.spec.is_shapes and shape == latent_shape(pipeline)
+    verdicts = {arm: check_image(request.prompt, image) for arm, image in images.items()} if checked else {}
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
     return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total)
 

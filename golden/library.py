@@ -153,7 +153,6 @@ class GoldenNoise:
             if not prompts or not all(isinstance(text, str) for text in prompts):
                 raise InvalidInput("The prompt is a text or a list of texts, one at least.")
             prompt_embeds = encode_anew(self.pipeline, prompts)["prompt_embeds"].clone()
-            self.pipeline.maybe_free_model_hooks()
         elif prompt_embeds.ndim != 3 or prompt_embeds.shape[1] < self.npnet.config.num_tokens:
             raise InvalidInput(
                 f"prompt_embeds are of shape (batch, {self.npnet.config.num_tokens} or more tokens, "

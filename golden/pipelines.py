@@ -38,14 +38,24 @@ _ENCODED_AT_ONCE = 64
 _NUM_TOKENS = 77  # of CLIP's text encoders, start and end marks included
 _DECODED_AT_ONCE = 8  # more are slower on a CPU, whose cache they leave, and no faster on a GPU
 
+MEMORY_MODES = ("auto", "high", "low")
+_PAIR_BYTES_PER_CELL = 2**19  # what a pair takes beside the weights, for each cell of its latents: 8 GiB at 128 x 128
+_TILE = 64  # cells of latents, along a side, that the VAE decodes at once where memory is low
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | None = None) -> Any:
+def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | None = None, memory: str = "high") -> Any:
     """Load a model's diffusers pipeline; half precision on a GPU and fp32 on the CPU unless told.
 
-    Raises: MissingWeights if it is neither on this machine nor to be fetched; BadWeights if it is damaged.
+    `memory` is one of MEMORY_MODES: "high" puts everything on the device at once; "low" is for cards of 8 to 12 GB
+    (`spare_memory`); "auto" is high where everything fits in what is free, and says which it chose.
+
+    Raises: MissingWeights if it is neither on this machine nor to be fetched; BadWeights if it is damaged; InvalidInput
+    for an unknown memory mode.
     """
+    if memory not in MEMORY_MODES:
+        raise InvalidInput(f"Unknown memory mode {memory!r}: choose one of {', '.join(MEMORY_MODES)}.")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     pipeline_class = getattr(diffusers, spec.pipeline)
     where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
@@ -65,7 +75,6 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
             for lora in spec.loras:
                 _fuse_lora(pipeline, lora)
             pipeline.set_progress_bar_config(disable=True)
-            return pipeline.to(device)
     except SafetensorError as error:
         raise BadWeights(f"The model {spec.name!r} has a damaged weight file in {spec.repo}: {error}.") from error
     except GoldenError:  # some are ValueErrors, too
@@ -76,6 +85,9 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
             f"The model {spec.name!r} could not be loaded: fetch the repository {spec.repo} from the Hugging Face hub "
             f"and give its folder with --model ({reason})."
         ) from error
+    if memory == "auto":
+        memory = choose_memory(device, needed_memory(pipeline))
+    return spare_memory(pipeline, device) if memory == "low" else pipeline.to(device)
 
 
 def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:
@@ -125,6 +137,46 @@ def _quiet() -> Iterator[None]:
             library.set_verbosity(verbosity)
             if bars:
                 library.enable_progress_bar()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def needed_memory(pipeline: Any) -> int:
+    """About how many bytes a pipeline takes with all its parts on the device and a pair of its own size in work."""
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    _, height, width = latent_shape(pipeline)
+    return sum(value.nbytes for part in parts for value in part.parameters()) + _PAIR_BYTES_PER_CELL * height * width
+
+
+def choose_memory(device: str, needed: int) -> str:
+    """ "high" where `needed` bytes are free on a GPU, else "low", and logs which; "high" on any other device."""
+    if torch.device(device).type != "cuda":
+        return "high"
+    free = torch.cuda.mem_get_info(device)[0]
+    memory = "high" if needed <= free else "low"
+    logger.warning("Memory mode %s: %.1f GB are free, %.1f would be used.", memory, free / 1e9, needed / 1e9)
+    return memory
+
+
+def spare_memory(pipeline: Any, device: str) -> Any:
+    """Let a pipeline live in RAM and bring to the device only the part that works; `denoise` then takes rows in turn.
+
+    The VAE decodes one picture at a time, in tiles. Where they meet they are blended; a tile's contrast is normalised
+    by itself, so that a picture of more than one tile (above 512 x 512) differs a little from one decoded whole.
+    """
+    vae = pipeline.vae
+    vae.enable_slicing()
+    vae.enable_tiling()
+    vae.tile_latent_min_size = _TILE
+    vae.tile_sample_min_size = _TILE * pipeline.vae_scale_factor
+    pipeline.enable_model_cpu_offload(device=device)
+    return pipeline
+
+
+def is_spared(pipeline: Any) -> bool:
+    """Whether the parts of a pipeline come to the device one by one, by `spare_memory` or its owner's own call."""
+    return bool(getattr(pipeline, "_all_hooks", None))
 
 
 # --- sizes and prompts ------------------------------------------------------------------------------------------------
@@ -202,7 +254,9 @@ def encode_anew(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
     """`encode_prompts` in one batch and without its memory, for a pipeline whose text encoders may have changed."""
     say_what_is_cut(pipeline, prompts)
     with _quiet():  # diffusers would say the same, at greater length
-        return (_encode_hunyuan if is_hunyuan(pipeline) else _encode_sdxl)(pipeline, list(prompts))
+        encoded = (_encode_hunyuan if is_hunyuan(pipeline) else _encode_sdxl)(pipeline, list(prompts))
+    pipeline.maybe_free_model_hooks()
+    return encoded
 
 
 @torch.inference_mode()
@@ -255,36 +309,46 @@ def denoise(
 
     `seeds` (one per row) seed the step noise of ancestral samplers, so that rows with the same seed get the same.
     `sampler` is a name of SAMPLERS or a scheduler. `pipeline_arguments` go to the pipeline's call as they are (the
-    `image` of a ControlNet). Not safe to call twice at a time on one pipeline.
+    `image` of a ControlNet). Where memory is low (`is_spared`) the rows go through one after the other, and `on_step`
+    counts the steps of all and sees the estimate of the row at work. Not safe to call twice at a time on one pipeline.
     """
+    rows_a_turn = 1 if is_spared(pipeline) else len(noise)
+    num_turns = len(noise) // rows_a_turn
     own_scheduler = pipeline.scheduler
     scheduler = make_sampler(sampler, own_scheduler.config) if isinstance(sampler, str) else sampler
     if on_step:
         remember_clean_estimate(scheduler)
 
-    def after_step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
-        if on_step:
-            on_step(index + 1, pipe.num_timesteps, scheduler.clean_estimate)
-        return {}
-
     if is_hunyuan(pipeline):
         # Or the pipeline would change the size to one of its list, and the noise would not fit.
         pipeline_arguments = {"use_resolution_binning": False} | pipeline_arguments
     _, _, height, width = noise.shape
-    try:
-        pipeline.scheduler = scheduler
+
+    def take_turn(turn: int) -> Tensor:
+        rows = slice(turn * rows_a_turn, (turn + 1) * rows_a_turn)
+
+        def after_step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
+            if on_step:
+                steps = pipe.num_timesteps
+                on_step(turn * steps + index + 1, num_turns * steps, scheduler.clean_estimate)
+            return {}
+
         return pipeline(
-            **embeddings,
-            latents=noise.to(pipeline._execution_device, pipeline.dtype),
+            **{name: value[rows] for name, value in embeddings.items()},
+            latents=noise[rows].to(pipeline._execution_device, pipeline.dtype),
             height=height * pipeline.vae_scale_factor,
             width=width * pipeline.vae_scale_factor,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
+            generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]],
             callback_on_step_end=after_step,
             output_type="latent",
             **pipeline_arguments,
         ).images
+
+    try:
+        pipeline.scheduler = scheduler
+        return torch.cat([take_turn(turn) for turn in range(num_turns)])
     finally:
         pipeline.scheduler = own_scheduler
         pipeline.maybe_free_model_hooks()
@@ -310,6 +374,7 @@ def decode(pipeline: Any, latents: Tensor) -> list[Image.Image]:
     finally:
         if overflows:
             vae.half()
+        pipeline.maybe_free_model_hooks()
 
 
 def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:

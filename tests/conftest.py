@@ -223,6 +223,12 @@ def tiny_shapes(tiny_model) -> Model:
 
 
 @pytest.fixture(scope="session")
+def spared_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
+    """The tiny SDXL as on a card of little memory; accelerate's hooks work on the CPU, too."""
+    return load_model(tiny_sdxl_folder, npnet=tiny_npnet_file, memory="low")
+
+
+@pytest.fixture(scope="session")
 def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
     """The tiny Hunyuan-DiT with an NPNet that fits it."""
     return load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file)

@@ -249,6 +249,32 @@ def test_only_shapes_are_checked(tiny_model):
     assert run_comparison(replace(SHORT, prompt="a dog"), tiny_model).verdicts == {}
 
 
+@pytest.mark.parametrize("sides", [{"height": 128, "width": 72}, {"width": 128}, {"height": 64}], ids=str)
+def test_pictures_of_another_size(tiny_shapes, sides):
+    """NPNet sees them through windows; the checker, which knows the model's own size, only that."""
+    wanted = {"width": 8 * SIZE, "height": 8 * SIZE} | sides
+    comparison = run_comparison(SHORT, tiny_shapes, **sides)
+    assert {image.size for image in comparison.images.values()} == {(wanted["width"], wanted["height"])}
+    assert comparison.noises["npnet"].shape == (4, wanted["height"] // 8, wanted["width"] // 8)
+    assert not torch.equal(comparison.noises["npnet"], comparison.noises["standard"])
+    assert bool(comparison.verdicts) == (set(wanted.values()) == {8 * SIZE})
+
+
+@pytest.mark.parametrize("height", [0, -8, 100, 2**40, 64.5, True, "64", math.nan], ids=str)
+def test_a_size_that_is_refused(tiny_shapes, height):
+    for sides in ({"height": height}, {"width": height}):
+        with pytest.raises(InvalidInput, match=r"^The (height|width) must be") as caught:
+            next(compare(SHORT, tiny_shapes, **sides))
+        assert "\n" not in str(caught.value)
+    assert not comparison_threads()
+
+
+def test_a_size_too_small_for_npnet_is_refused(tiny_shapes):
+    with pytest.raises(InvalidInput, match="takes half of that and more"):
+        run_comparison(SHORT, tiny_shapes, height=24)
+    assert run_comparison(replace(SHORT, arms=("standard",)), tiny_shapes, height=24).images["standard"].height == 24
+
+
 def test_a_model_without_npnet_says_so(tiny_shapes):
     bare = replace(tiny_shapes, npnet=None)
     with pytest.raises(MissingWeights, match="no NPNet"):
@@ -385,6 +411,38 @@ def test_closing_the_generator_stops_within_one_judge(tiny_shapes, tiny_judges):
     assert asked == list(JUDGES)[:2]
     assert not comparison_threads()
     assert run_comparison(SHORT, tiny_shapes, tiny_judges).scores.keys() == JUDGES.keys()
+
+
+# --- little memory ----------------------------------------------------------------------------------------------------
+
+
+def test_on_a_small_card_the_same_pictures_without_previews(tiny_model, spared_model, monkeypatch):
+    monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 10**9)
+    expected = run_comparison(SHORT, tiny_model)
+    *progress, rendered, comparison = compare(SHORT, spared_model)
+    assert progress == [Progress(step, 6) for step in range(1, 7)]
+    assert comparison.images is rendered.images
+    for arm in SHORT.arms:
+        assert np.abs(pixels(comparison, arm) - pixels(expected, arm)).max() <= 1
+
+
+def test_on_a_small_card_the_judges_have_the_device_to_themselves(spared_model, tiny_judges):
+    for event in compare(SHORT, spared_model, tiny_judges):
+        if isinstance(event, Checked | Scored):
+            assert spared_model.lock.locked()
+    assert event.scores.keys() == JUDGES.keys()
+    assert not spared_model.lock.locked()
+
+
+def test_on_a_small_card_stop_stops_too(spared_model):
+    scheduler = spared_model.pipeline.scheduler
+    events = compare(replace(SHORT, num_inference_steps=50), spared_model)
+    assert next(events).num_steps == 100
+    events.close()
+    assert not comparison_threads()
+    assert not spared_model.lock.locked()
+    assert spared_model.pipeline.scheduler is scheduler
+    assert run_comparison(SHORT, spared_model)
 
 
 # --- fairness ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from golden import files, models
 from golden.__main__ import FILES, main
@@ -80,6 +80,28 @@ def test_a_picture_renders_the_same_again(tmp_path, name):
     assert first["settings"] == again["settings"]
 
 
+def test_another_size_is_kept_in_the_picture(tmp_path):
+    render("--prompt", "a star", "--height", 128, "--width", 72, "--out", tmp_path / "first")
+    assert pixels(tmp_path / "first" / "golden.png")[0] == (72, 128)
+    stored = read_png((tmp_path / "first" / "side_by_side.png").read_bytes())["settings"]
+    assert (stored["height"], stored["width"]) == (128, 72)
+    render("--from-image", tmp_path / "first" / "golden.png", "--out", tmp_path / "again")
+    for each in NAMES:
+        assert pixels(tmp_path / "first" / each) == pixels(tmp_path / "again" / each)
+    render("--from-image", tmp_path / "first" / "golden.png", "--height", 64, "--out", tmp_path / "other")
+    assert pixels(tmp_path / "other" / "golden.png")[0] == (72, 64)
+
+
+def test_a_small_card_paints_the_same(tmp_path):
+    for memory in ("auto", "low"):
+        render("--prompt", "a star", "--memory", memory, "--out", tmp_path / memory)
+    made = [read_png((tmp_path / memory / "golden.png").read_bytes())["memory"] for memory in ("auto", "low")]
+    assert made == ["high", "low"]
+    for name in NAMES:
+        with Image.open(tmp_path / "auto" / name) as high, Image.open(tmp_path / "low" / name) as low:
+            assert all(largest <= 1 for _, largest in ImageChops.difference(high, low).getextrema())
+
+
 def test_what_is_given_goes_before_what_the_picture_says(tmp_path):
     render("--prompt", "a red star", "--seed", 1, "--steps", 3, "--out", tmp_path / "first")
     render("--from-image", tmp_path / "first" / "golden.png", "--seed", 2, "--out", tmp_path / "other")
@@ -148,13 +170,17 @@ def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--npnet", "https://x.y/z.pth"), "is a URL"),
         (("--prompt", "x", "--npnet", "absent.safetensors"), "No weight file at absent.safetensors"),
         (("--prompt", "x", "--npnet", "absent"), "No NPNet 'absent'"),
+        (("--prompt", "x", "--height", "0"), "The height must be"),
+        (("--prompt", "x", "--width", "100"), "The width must be a multiple of 8 pixels"),
+        (("--prompt", "x", "--height", "16"), "takes half of that and more"),
+        (("--prompt", "x", "--memory", "medium"), "Unknown memory mode 'medium'"),
         (("--prompt", "x", "--device", "toaster"), "cannot run on 'toaster'"),
         (("--from-image", "absent.png"), "absent.png cannot be read: No such file"),
         (("--from-image", "."), r"\. cannot be read|Give a PNG"),
         (("--from-image", __file__), "not a PNG"),
         (("--prompt", "x", "--out", __file__), "cannot be written"),
     ],
-    ids=range(16),
+    ids=range(20),
 )
 def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
     with pytest.raises(GoldenError, match=says) as caught:
@@ -177,11 +203,13 @@ def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
         {"settings": {"model": "somebody/evil", "prompt": "x"}},
         {"settings": {"model": "sdxl", "prompt": ["x"]}},
         {"settings": {"model": "sdxl", "prompt": "x", "seed": "7"}},
+        {"settings": {"model": "sdxl", "prompt": "x", "height": "7"}, "npnet": None},
+        {"settings": {"model": "sdxl", "prompt": "x", "width": [1e9]}, "npnet": None},
         {"settings": {"model": "sdxl", "prompt": "x", "arms": ["x"], "sampler": 3}},
         {"settings": {"model": "sdxl", "prompt": "x"}, "npnet": {"file": "x", "sha256": "00"}},
         {"settings": {"model": "sdxl", "prompt": "x"}, "npnet": {}},
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_a_picture_that_somebody_made_up_gets_one_sentence(tmp_path, made):
     image = Image.new("RGB", (4, 4))

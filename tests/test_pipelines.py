@@ -22,16 +22,20 @@ from golden.errors import GoldenError, InvalidInput, MissingWeights
 from golden.models import MODELS, find_model
 from golden.noise import redenoise, source_noise
 from golden.pipelines import (
+    choose_memory,
     decode,
     denoise,
     encode_prompts,
     find_cut,
     images_to_pixels,
+    is_spared,
     latent_shape,
     load_pipeline,
+    needed_memory,
     pixels_to_images,
     repeat_embeddings,
 )
+from golden.samplers import SAMPLERS
 from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
 
 SHAPE = (4, SIZE, SIZE)
@@ -290,7 +294,7 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_fp32(
         return (torch.zeros(len(latents), 3, 8, 8, dtype=latents.dtype),)
 
     monkeypatch.setattr(vae, "decode", decode_as)
-    pictures = decode(SimpleNamespace(vae=vae), source_noise([1], SHAPE).half())
+    pictures = decode(SimpleNamespace(vae=vae, maybe_free_model_hooks=lambda: None), source_noise([1], SHAPE).half())
     assert seen == [expected] * 2
     assert pictures[0].getpixel((0, 0)) == (128, 128, 128)
     assert vae.dtype == torch.float16  # and back again
@@ -420,3 +424,111 @@ def test_a_comparison_runs_on_hunyuan(tiny_hunyuan):
     comparison = run_comparison(request, tiny_hunyuan)
     assert list(comparison.images) == ["standard", "npnet", "inversion"]
     assert comparison.verdicts == {}
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spared_hunyuan(tiny_hunyuan_folder, tiny_npnet_file):
+    return load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file, memory="low")
+
+
+def assert_paints_alike(model, spared, **settings) -> None:
+    noise, prompts = source_noise([1, 2], SHAPE), ["a red star", "a heart"]
+    latents = [
+        denoise(each.pipeline, noise, encode_prompts(each.pipeline, prompts), [3, 4], guidance_scale=4.0, **settings)
+        for each in (model, spared)
+    ]
+    assert (latents[0] - latents[1]).abs().max() <= 1e-3
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_rows_one_after_the_other_paint_as_in_a_batch(tiny_model, spared_model, sampler):
+    assert_paints_alike(tiny_model, spared_model, sampler=sampler, num_inference_steps=4)
+
+
+def test_hunyuans_rows_one_after_the_other_paint_as_in_a_batch(tiny_hunyuan, spared_hunyuan):
+    assert_paints_alike(tiny_hunyuan, spared_hunyuan, sampler="euler_a", num_inference_steps=3)
+
+
+def test_where_memory_is_low_one_row_is_at_work_and_all_steps_are_counted(spared_model):
+    pipeline, seen, counts = spared_model.pipeline, [], []
+    hook = pipeline.unet.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    noise, embeddings = source_noise([1, 2, 3], SHAPE), encode_prompts(pipeline, ["a", "b", "c"])
+    try:
+        latents = denoise(
+            pipeline,
+            noise,
+            embeddings,
+            [0] * 3,
+            num_inference_steps=2,
+            guidance_scale=4.0,
+            on_step=lambda step, num_steps, estimate: counts.append((step, num_steps, len(estimate))),
+        )
+    finally:
+        hook.remove()
+    assert latents.shape == noise.shape
+    assert seen == [2] * 6  # with and without the prompt
+    assert counts == [(step, 6, 1) for step in range(1, 7)]
+
+
+def test_where_memory_is_low_the_vae_sees_one_picture_in_tiles(tiny_model, spared_model, monkeypatch):
+    vae, seen = spared_model.pipeline.vae, []
+    hook = vae.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    try:
+        pictures = decode(spared_model.pipeline, source_noise([1, 2], (4, 96, 40)))
+    finally:
+        hook.remove()
+    assert [picture.size for picture in pictures] == [(8 * 40, 8 * 96)] * 2
+    assert len(seen) == 4
+    assert all(batch == 1 and max(height, width) <= 64 for batch, _, height, width in seen)
+    small = source_noise([1, 2], SHAPE)  # a single tile
+    for spared, other in zip(decode(spared_model.pipeline, small), decode(tiny_model.pipeline, small), strict=True):
+        assert np.abs(np.asarray(spared, int) - np.asarray(other, int)).max() <= 1
+
+
+def test_parts_leave_the_device_when_their_work_is_done(spared_model, monkeypatch):
+    """After each of the three stages every part is told to leave, so that NPNet, arms and judges find room."""
+    pipeline, freed = spared_model.pipeline, []
+    monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
+    embeddings = encode_prompts(pipeline, ["a prompt that nobody has asked for yet"])
+    assert len(freed) == 1
+    latents = denoise(pipeline, source_noise([1], SHAPE), embeddings, [0], num_inference_steps=1, guidance_scale=4.0)
+    assert len(freed) > 1
+    del freed[:]
+    decode(pipeline, latents)
+    assert len(freed) == 1
+
+
+def test_the_memory_mode_follows_what_is_free(tiny_model, monkeypatch, caplog):
+    needed = needed_memory(tiny_model.pipeline)
+    parts = (tiny_model.pipeline.unet, tiny_model.pipeline.vae)
+    assert needed > sum(value.nbytes for part in parts for value in part.parameters()) + 2**19 * SIZE**2
+    assert choose_memory("cpu", 10**18) == "high"
+    assert caplog.text == ""
+    for free, expected in ((needed - 1, "low"), (needed, "high")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
+        assert choose_memory("cuda:0", needed) == expected
+        assert f"Memory mode {expected}" in caplog.text
+
+
+def test_auto_is_high_on_the_cpu(tiny_sdxl_folder):
+    for memory, spared in (("auto", False), ("high", False), ("low", True)):
+        assert is_spared(load_pipeline(find_model(tiny_sdxl_folder), memory=memory)) == spared
+    with pytest.raises(InvalidInput, match="Unknown memory mode 'medium': choose one of auto, high, low"):
+        load_pipeline(find_model(tiny_sdxl_folder), memory="medium")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("folder", ["tiny_sdxl_folder", "tiny_hunyuan_folder"])
+def test_on_a_gpu_nothing_is_left_there(folder, tiny_npnet_file, request):
+    folder = request.getfixturevalue(folder)
+    high, low = (load_model(folder, npnet=tiny_npnet_file, device="cuda", memory=memory) for memory in ("high", "low"))
+    settings = CompareRequest("a red star", num_inference_steps=2)
+    expected, comparison = run_comparison(settings, high), run_comparison(settings, low)
+    parts = [part for part in low.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert {value.device.type for part in [*parts, low.npnet] for value in part.parameters()} == {"cpu"}
+    for arm, image in comparison.images.items():
+        assert np.abs(np.asarray(image, int) - np.asarray(expected.images[arm], int)).mean() < 2
