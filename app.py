@@ -44,6 +44,7 @@ from golden.files import ASSETS
 from golden.judges import MODES, JudgeSet
 from golden.models import MODELS, ModelSpec
 from golden.noise import MAX_SEED, noise_health
+from golden.pipelines import MEMORY_MODES, is_spared
 from golden.samplers import SAMPLERS
 from golden.scoreboard import (
     CHOICES,
@@ -960,6 +961,9 @@ def main() -> None:
     )
     parser.add_argument("--judge-mode", choices=MODES, default="auto", help="all judges in memory, or one at a time")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--memory", choices=MEMORY_MODES, default="auto", help="low fits cards of 8 to 12 GB; auto: high where it fits"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio.live")
@@ -967,11 +971,12 @@ def main() -> None:
     if not 1 <= arguments.port <= 65535:
         raise InvalidInput(f"The port must be a whole number from 1 to 65535, got {arguments.port}.")
     try:
-        model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device)
+        model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device, memory=arguments.memory)
     except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
         reason = str(error).splitlines()[0][:200]
         raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
-    ui = build_ui(model, choose_judging(arguments.judges, arguments.judge_mode, model.spec, arguments.device))
+    judge_mode = "rotating" if arguments.judge_mode == "auto" and is_spared(model.pipeline) else arguments.judge_mode
+    ui = build_ui(model, choose_judging(arguments.judges, judge_mode, model.spec, arguments.device))
     try:
         ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())
     except OSError as error:
