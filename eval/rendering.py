@@ -1,12 +1,16 @@
 """From prompts and seeds to rows: every variant of a batch starts from the same source noises and is measured alike."""
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -15,18 +19,23 @@ from golden.arms import Conditions, find_arm, mix
 from golden.compare import CompareRequest, Model, validate
 from golden.errors import GoldenError
 from golden.judges import JudgeSet
+from golden.judges.base import ClipJudge
 from golden.models import ModelSpec
 from golden.noise import noise_health, source_noise
 from golden.npnet import NPNet
 from golden.pipelines import decode, denoise, encode_prompts, latent_shape
 from golden.shapes import check_image
 
+THUMBNAIL = 128
+_SEEN_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Variant:
     """One column of a table: an arm and the settings under which it is rendered.
 
-    `baseline` names the variant that it is compared with; `npnet` a network of the run other than the model's own.
+    `baseline` names the variant that it is compared with; `npnet` a network of the run other than the model's own;
+    `timesteps` are those of a schedule of its own; `unet` is another UNet for the model (see `ModelSpec`).
     """
 
     name: str
@@ -37,11 +46,28 @@ class Variant:
     strength: float = 1.0
     baseline: str = "standard"
     npnet: str | None = None
+    timesteps: tuple[int, ...] = ()
+    unet: str | None = None
 
     @property
-    def sampling(self) -> tuple[str, int, float]:
+    def sampling(self) -> "Sampling":
         """What rows must share to be denoised in one batch."""
-        return self.sampler, self.num_inference_steps, self.guidance_scale
+        return Sampling(self.sampler, self.num_inference_steps, self.guidance_scale, self.timesteps, self.unet)
+
+
+class Sampling(NamedTuple):
+    """How noise becomes a picture."""
+
+    sampler: str
+    num_inference_steps: int
+    guidance_scale: float
+    timesteps: tuple[int, ...]
+    unet: str | None
+
+    def __str__(self) -> str:
+        own_schedule = "own schedule" if self.timesteps else ""
+        parts = (self.sampler, self.num_inference_steps, f"{self.guidance_scale:g}", own_schedule, self.unet)
+        return " ".join(str(part) for part in parts if part)
 
 
 def check_variant(variant: Variant, spec: ModelSpec, prompt: str) -> Variant:
@@ -89,9 +115,9 @@ def plan_batches(
     return [units[start : start + size] for start in range(0, len(units), size)]
 
 
-def group_by_sampling(variants: Sequence[Variant]) -> dict[tuple[str, int, float], list[Variant]]:
+def group_by_sampling(variants: Sequence[Variant]) -> dict[Sampling, list[Variant]]:
     """Variants that can be denoised together, in order of first appearance."""
-    groups: dict[tuple[str, int, float], list[Variant]] = {}
+    groups: dict[Sampling, list[Variant]] = {}
     for variant in variants:
         groups.setdefault(variant.sampling, []).append(variant)
     return groups
@@ -108,7 +134,11 @@ class Timings:
 
 
 class Renderer:
-    """A loaded model, the networks that variants may ask for, and the judges; `bf16` renders in half precision."""
+    """A loaded model and what variants and rows may ask for beside it.
+
+    `npnets` and `unets` are those that variants name; `judges` score; `eyes` is a CLIP model whose embeddings of the
+    pictures are kept (`features`), to tell how far pictures are from each other; `bf16` renders in half precision.
+    """
 
     def __init__(
         self,
@@ -116,15 +146,20 @@ class Renderer:
         npnets: Mapping[str, NPNet] | None = None,
         judges: JudgeSet | None = None,
         bf16: bool = False,
+        eyes: ClipJudge | None = None,
+        unets: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.npnets = dict(npnets or {})
+        self.unets = dict(unets or {})
         self.judges = judges
+        self.eyes = eyes
         self.bf16 = bf16
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
         """Make one noise of every arm, so that whatever is missing is said before the first picture."""
-        self.make_noises(variants, [Unit(0, prompt, 0)], Timings())
+        ready = [variant for variant in variants if variant.npnet is None or variant.npnet in self.npnets]
+        self.make_noises(ready, [Unit(0, prompt, 0)], Timings())
 
     def make_noises(self, variants: Sequence[Variant], units: Sequence[Unit], timings: Timings) -> dict[str, Tensor]:
         """By variant, its noises (len(units), C, h, w). Variants of one arm and network share the work."""
@@ -157,24 +192,38 @@ class Renderer:
         pictures = {}
         prompts, seeds = [unit.prompt.text for unit in units], [unit.seed for unit in units]
         for sampling, group in group_by_sampling(variants).items():
-            sampler, num_inference_steps, guidance_scale = sampling
+            own_schedule: dict[str, Any] = {"timesteps": list(sampling.timesteps)} if sampling.timesteps else {}
             started = time.perf_counter()
-            latents = denoise(
-                self.model.pipeline,
-                torch.cat([noises[variant.name] for variant in group]),
-                encode_prompts(self.model.pipeline, prompts * len(group)),
-                seeds * len(group),
-                sampler=sampler,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-            )
-            timings.denoise[f"{sampler} {num_inference_steps} {guidance_scale:g}"] = time.perf_counter() - started
+            with self._unet(sampling.unet):
+                latents = denoise(
+                    self.model.pipeline,
+                    torch.cat([noises[variant.name] for variant in group]),
+                    encode_prompts(self.model.pipeline, prompts * len(group)),
+                    seeds * len(group),
+                    sampler=sampling.sampler,
+                    num_inference_steps=sampling.num_inference_steps,
+                    guidance_scale=sampling.guidance_scale,
+                    **own_schedule,
+                )
+            timings.denoise[str(sampling)] = time.perf_counter() - started
             started = time.perf_counter()
             images = decode(self.model.pipeline, latents)
             timings.decode += time.perf_counter() - started
             for index, variant in enumerate(group):
                 pictures[variant.name] = images[index * len(units) : (index + 1) * len(units)]
         return pictures
+
+    @contextmanager
+    def _unet(self, name: str | None) -> Iterator[None]:
+        """Another UNet in the pipeline, for as long as the block lasts."""
+        own = getattr(self.model.pipeline, "unet", None)
+        try:
+            if name:
+                self.model.pipeline.unet = self.unets[name]
+            yield
+        finally:
+            if name:
+                self.model.pipeline.unet = own
 
     def measure_batch(
         self, variants: Sequence[Variant], units: Sequence[Unit]
@@ -190,10 +239,13 @@ class Renderer:
             for variant in variants
             for row in self._rows(variant, units, noises[variant.name], source, pictures[variant.name])
         )
+        images = [image for variant in variants for image in pictures[variant.name]]
         if self.judges:
-            images = [image for variant in variants for image in pictures[variant.name]]
             for name, scores in score_all(self.judges, images, rows["prompt"].tolist()).items():
                 rows[name] = scores
+        if self.eyes:
+            rows["features"] = list(see(self.eyes, images))
+        rows["thumbnail"] = [make_thumbnail(image) for image in images]
         timings.measure = time.perf_counter() - started
         return rows, pictures, timings
 
@@ -230,3 +282,20 @@ def score_all(judges: JudgeSet, images: Sequence[Image.Image], prompts: Sequence
             raise GoldenError(f"{name} failed: {result}")
         scores[name] = result.tolist()
     return scores
+
+
+@torch.inference_mode()
+def see(eyes: ClipJudge, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """(B, D) unit embeddings of pictures."""
+    parts = [images[start : start + _SEEN_AT_ONCE] for start in range(0, len(images), _SEEN_AT_ONCE)]
+    pixels = (eyes.preprocess(part).to(eyes.device, eyes.dtype) for part in parts)
+    return np.concatenate([eyes.encode_images(part).float().cpu().numpy() for part in pixels])
+
+
+def make_thumbnail(image: Image.Image) -> bytes:
+    """The picture as WebP, at most THUMBNAIL pixels high and wide: what the report shows."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=80)
+    return buffer.getvalue()

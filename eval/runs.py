@@ -28,6 +28,7 @@ from golden.files import sha256, write_bytes
 from golden.models import ModelSpec
 
 KEYS = ["prompt_index", "seed", "variant"]
+EXTRAS = ["features", "thumbnail"]  # of each row, kept in the parts and not in the table
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "numpy", "scipy", "pandas", "pyarrow")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,14 +134,22 @@ class RunFolder:
 
     def merge(self, num_parts: int, variants: Sequence[Variant]) -> pd.DataFrame:
         """All rows, prompt by prompt, seed by seed, variants in their order; written as rows.parquet and rows.csv."""
-        rows = pd.concat([pd.read_parquet(self.part_path(index)) for index in range(num_parts)], ignore_index=True)
-        order = {variant.name: rank for rank, variant in enumerate(variants)}
-        rows = rows.assign(_rank=rows["variant"].map(order)).sort_values(["prompt_index", "seed", "_rank"])
-        rows = rows.drop(columns="_rank").reset_index(drop=True)
+        rows = self._read_parts(num_parts, variants).drop(columns=EXTRAS, errors="ignore")
         with said_plainly(self.folder):
             write_bytes(self.folder / "rows.parquet", to_parquet(rows))
             write_bytes(self.folder / "rows.csv", rows.to_csv(index=False).encode())
         return rows
+
+    def read_extras(self, num_parts: int, variants: Sequence[Variant]) -> pd.DataFrame:
+        """Thumbnails and, where a CLIP model looked, features of all rows, in the order of `merge`."""
+        rows = self._read_parts(num_parts, variants)
+        return rows[[*KEYS, *(name for name in EXTRAS if name in rows)]]
+
+    def _read_parts(self, num_parts: int, variants: Sequence[Variant]) -> pd.DataFrame:
+        rows = pd.concat([pd.read_parquet(self.part_path(index)) for index in range(num_parts)], ignore_index=True)
+        order = {variant.name: rank for rank, variant in enumerate(variants)}
+        rows = rows.assign(_rank=rows["variant"].map(order)).sort_values(["prompt_index", "seed", "_rank"])
+        return rows.drop(columns="_rank").reset_index(drop=True)
 
 
 def to_parquet(rows: pd.DataFrame) -> bytes:

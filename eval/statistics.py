@@ -70,7 +70,7 @@ def bootstrap_means(
     means = sums.sum(0) / counts.sum()
     if len(counts) == 1:
         return [Interval(float(mean), math.nan, math.nan) for mean in means]
-    resampled = _resampled_means(sums, counts, num_resamples, seed)
+    resampled = resampled_means(sums, counts, num_resamples, seed)
     tail = _expanded_tail(len(counts), level)
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return [Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(means, low, high, strict=True)]
@@ -83,7 +83,7 @@ def _cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArr
     return sums, np.bincount(index)
 
 
-def _resampled_means(sums: NDArray, counts: NDArray, num_resamples: int, seed: int) -> NDArray:
+def resampled_means(sums: NDArray, counts: NDArray, num_resamples: int, seed: int) -> NDArray:
     """(num_resamples, M) means of data sets made of K clusters drawn with replacement from the K that there are."""
     rng = np.random.default_rng(seed)
     num_clusters, parts = len(counts), []

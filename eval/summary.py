@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from eval.rendering import Variant
 from eval.statistics import (
@@ -61,6 +62,13 @@ def pair_rows(rows: pd.DataFrame, variant: str, baseline: str, metrics: Sequence
     for metric in metrics:
         pairs[f"{metric}_difference"] = pairs[metric].astype(float) - pairs[f"{metric}_baseline"].astype(float)
     return pairs
+
+
+def preference(rows: pd.DataFrame, variant: str, baseline: str, judge: str = "MPS") -> float:
+    """How probably a judge prefers the variant: the mean of softmax([variant, baseline]) over pairs."""
+    if variant == baseline:
+        return 0.5
+    return float(expit(pair_rows(rows, variant, baseline, [judge])[f"{judge}_difference"]).mean())
 
 
 def compare_variant(

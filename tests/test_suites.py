@@ -1,0 +1,166 @@
+"""The suites: each is a plan that can be carried out, or says in a sentence why it cannot."""
+
+from dataclasses import replace
+
+import pytest
+
+from eval import run_benchmark as benchmark
+from eval.rendering import Timings, Unit, check_variant, plan_batches
+from eval.run_benchmark import Settings, prepare
+from eval.suites import SUITES, Options, expected_seconds, find_suite
+from eval.training import PairsFolder, check_networks
+from golden.compare import load_model
+from golden.errors import InvalidInput, MissingWeights
+from golden.models import MODELS
+
+PLACES = [
+    "Table 2",
+    "Table 3",
+    "Table 4",
+    "Table 5",
+    "Table 6",
+    "Table 7",
+    "Table 8",
+    "Table 9",
+    "Table 10",
+    "Table 11",
+]
+PLACES += ["Table 12", "Table 13", "Table 14", "Table 15", "Table 16", "few-step", "3, 11, 17", "4, 13", "Fig. 7"]
+PLACES += ["Fig. 8", "Fig. 10", "Fig. 14"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file):
+    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "shapes", tiny)
+        yield
+
+
+def test_every_table_and_figure_has_a_suite():
+    sources = " | ".join(suite.source for suite in SUITES.values())
+    assert [place for place in PLACES if place not in sources] == []
+
+
+@pytest.mark.parametrize("model", ["shapes", "sdxl", "dreamshaper", "hunyuan-dit", "sdxl-lightning"])
+@pytest.mark.parametrize("name", [name for name in SUITES if name != "controlnet"])
+def test_a_plan_has_known_arms_and_networks_and_every_baseline(name, model):
+    spec = MODELS[model]
+    options = Options(num_pairs=800, targets=("10x1", "20x1"))
+    plan = find_suite(name).make_plan(spec, options)
+    names = [variant.name for variant in plan.variants]
+    assert len(set(names)) == len(names)
+    assert all(variant.baseline in names for variant in plan.variants)
+    assert all(variant.npnet is None or variant.npnet in plan.networks for variant in plan.variants)
+    assert set(plan.networks) <= {variant.npnet for variant in plan.variants}
+    for variant in plan.variants:
+        check_variant(variant, spec, "a red circle")
+    assert expected_seconds(plan, 10, 2) > 0
+    assert any(variant.name != variant.baseline for variant in plan.variants)
+
+
+def test_options_decide_what_a_suite_leaves_open():
+    plan = find_suite("main").make_plan(MODELS["shapes"], Options(("standard", "length"), 7, 3.0, "euler"))
+    assert [variant.arm for variant in plan.variants] == ["standard", "length"]
+    assert {variant.sampling[:3] for variant in plan.variants} == {("euler", 7, 3.0)}
+
+
+def test_a_suite_that_cannot_be_done_says_so():
+    with pytest.raises(InvalidInput, match="needs a ControlNet"):
+        prepare(Settings(suite="controlnet", judges=()))
+    with pytest.raises(InvalidInput, match=r"trains networks: give --pairs"):
+        prepare(Settings(suite="ablations", judges=()))
+    assert "DPO is left out" in find_suite("other-methods").make_plan(MODELS["shapes"], Options()).left_out
+    assert not find_suite("other-methods").make_plan(MODELS["sdxl"], Options()).left_out
+
+
+def test_what_a_filter_needs_is_asked_before_anything_is_trained(tmp_path):
+    networks = find_suite("selection").make_plan(MODELS["shapes"], Options()).networks
+    unjudged = PairsFolder(tmp_path, ("10x1",), ("PickScore",), 64, "")
+    with pytest.raises(InvalidInput, match="no scores of HPSv2: collect them with --judges all"):
+        check_networks(networks, unjudged, MODELS["shapes"])
+
+
+def test_ranges_of_seeds_are_reported_apart(tmp_path):
+    settings = Settings(suite="seeds", limit=2, seeds=2, num_inference_steps=2, judges=())
+    run = prepare(settings)
+    assert run.seeds == [0, 1, 1024, 1025, 2048, 2049, 3072, 3073]
+    results = benchmark.run_benchmark(run, tmp_path)
+    assert results is not None
+    ranges = list(dict.fromkeys(effect.category for effect in results.by_category))
+    assert ranges == ["seeds 0 to 1", "seeds 1024 to 1025", "seeds 2048 to 2049", "seeds 3072 to 3073"]
+    own = results.rows[(results.rows["category"] == ranges[1]) & (results.rows["variant"] == "npnet")]
+    effect = next(e for e in results.by_category if e.category == ranges[1] and e.variant == "npnet")
+    assert effect.mean == pytest.approx(own["right"].mean())
+
+
+def test_another_unet_and_another_schedule_are_batches_of_their_own(tiny_sdxl_folder):
+    model = load_model(tiny_sdxl_folder)
+    other = load_model(tiny_sdxl_folder).pipeline.unet
+    with_other = replace(find_suite("main").make_plan(MODELS["shapes"], Options()).variants[0], num_inference_steps=2)
+    variants = [
+        with_other,
+        replace(with_other, name="other", unet="other"),
+        replace(with_other, name="AYS", sampler="dpm", timesteps=(999, 400)),
+    ]
+    for parameter in other.parameters():
+        parameter.data *= 0.5
+    renderer = benchmark.Renderer(model, unets={"other": other})
+    units = [Unit(0, _prompt(), 0)]
+    noises = renderer.make_noises(variants, units, timings := Timings())
+    pictures = renderer.render(variants, noises, units, timings)
+    assert len(timings.denoise) == 3
+    assert any(key.endswith("own schedule") for key in timings.denoise)
+    assert pictures["standard"][0].tobytes() != pictures["other"][0].tobytes()
+    assert model.pipeline.unet is not other
+    assert len(plan_batches([_prompt()] * 4, [0], variants, batch_size=2)) == 2
+
+
+def _prompt():
+    return benchmark.load_prompt_set("shapes-553", None, MODELS["shapes"]).prompts[0]
+
+
+def test_a_unet_that_is_missing_is_said_before_the_first_picture(tmp_path, monkeypatch):
+    plan = find_suite("main").make_plan(MODELS["shapes"], Options())
+    broken = replace(plan.variants[0], name="dpo", unet="no/where/unet.safetensors")
+    suite = replace(
+        find_suite("main"), make_plan=lambda spec, options: replace(plan, variants=[plan.variants[0], broken])
+    )
+    monkeypatch.setitem(SUITES, "main", suite)
+    monkeypatch.setattr("golden.models._ask_hub", _refuse)
+    with pytest.raises(MissingWeights):
+        prepare(Settings(judges=()))
+
+
+def _refuse(repo, what, ask):
+    raise MissingWeights(f"{what} of {repo} is not here.")
+
+
+def test_singular_vectors_are_compared_by_their_suite(tmp_path):
+    results = benchmark.run_benchmark(
+        prepare(Settings(suite="singular", limit=3, num_inference_steps=2, judges=())), tmp_path
+    )
+    assert results is not None
+    assert set(results.singular) == {"inversion", "npnet", "random"}
+    left, right = results.singular["npnet"]
+    assert left.shape == right.shape
+    assert ((left >= 0) & (left <= 1 + 1e-6)).all()
+
+
+def test_the_distance_to_real_pictures_needs_some(tmp_path, tiny_sdxl_folder, tiny_judges_folder, monkeypatch):
+    monkeypatch.setattr("golden.judges.loading.ASSETS", tiny_judges_folder)
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a dog\na cat\n")
+    settings = Settings(suite="frechet", model=tiny_sdxl_folder, prompts=prompts, num_inference_steps=2)
+    settings = replace(settings, arms=("standard", "repaint"), judges=("CLIPScore",))
+    with pytest.raises(InvalidInput, match="give a folder of them with --real"):
+        prepare(settings)
+    with pytest.raises(InvalidInput, match="at least 2 pictures"):
+        prepare(replace(settings, real=tmp_path))
+    shapes = Settings(
+        suite="frechet", limit=4, num_inference_steps=2, arms=("standard", "npnet"), judges=("CLIPScore",)
+    )
+    results = benchmark.run_benchmark(prepare(shapes), tmp_path / "run")
+    assert results is not None
+    assert set(results.frechet) == {"standard", "npnet"}
+    assert results.frechet["standard"].value > 0
