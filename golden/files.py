@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,10 +98,22 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
 
 def _load_tensors_only(path: Path) -> object:
     try:
+        compressed = _unpacks_to_more(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
-            return torch.load(path, map_location="cpu", weights_only=True)
+            tensors = None if compressed else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives fail in some forty ways; torch's own advice is to switch safety off
         raise BadWeights(
             f"{path.name} is damaged, or holds something else than tensors, which is never opened."
         ) from error
+    if compressed:
+        raise BadWeights(f"{path.name} is compressed, as torch writes no file: it might unpack to any size.")
+    return tensors
+
+
+def _unpacks_to_more(path: Path) -> bool:
+    """Whether a zip archive, which is what torch writes, holds more than its own size; torch would unpack it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size

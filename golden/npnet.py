@@ -19,6 +19,7 @@ from .files import load_weights, save_weights
 from .models import cached_folder, fetch_file, list_files, refuse_url
 
 CONFIG_KEY = "npnet_config"  # where our own weight files keep their NPNetConfig, as JSON
+MAX_BUFFER_BYTES = 2**28  # of what follows from the config alone; the published one has a megabyte
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Configuration
@@ -517,10 +518,13 @@ def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
     if unknown:
         known = ", ".join(entry.name for entry in fields(NPNetConfig))
         raise InvalidInput(f"NPNetConfig has no field {unknown[0]!r}; its fields are {known}.")
+    config = replace(config, **overrides)
+    with torch.device("meta"):  # sizes without memory: what the file's config asks for may be more than there is
+        plan = NPNet(config)
+    tensors = {key: value for key, value in tensors.items() if not _belongs_to_absent_branch(key, plan)}
+    _check_entries(name, tensors, plan)
     with torch.random.fork_rng(devices=[]):  # the first, random weights shall not move the caller's seeds
-        net = NPNet(replace(config, **overrides))
-    tensors = {key: value for key, value in tensors.items() if not _belongs_to_absent_branch(key, net)}
-    _check_entries(name, tensors, net)
+        net = NPNet(config)
     net.load_state_dict(tensors)
     net.metadata = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
     return net.requires_grad_(False).eval()
@@ -599,6 +603,9 @@ def _check_entries(name: str, tensors: dict[str, Tensor], net: NPNet) -> None:
         for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
+    num_bytes = sum(value.nbytes for value in net.buffers())  # a Swin's tables are in no file
+    if num_bytes > MAX_BUFFER_BYTES:
+        raise BadWeights(f"{name} describes an NPNet that cannot be built: its Swin's tables take {num_bytes} bytes.")
     faults = [_count(missing, "missing"), _count(unexpected, "unexpected"), _count(misshapen, "of another shape")]
     if any(faults):
         raise BadWeights(f"{name} is not an NPNet of this kind: {'; '.join(filter(None, faults))}.")

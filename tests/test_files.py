@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,18 @@ def deep_pickle(path: Path, marker: Path) -> None:
     path.write_bytes(b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".")
 
 
+def zip_bomb(path: Path, marker: Path) -> None:
+    """Tensors and nothing else, in a hundredth of their size."""
+    whole = path.with_name("whole.pth")
+    torch.save({"a": torch.zeros(2**18)}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert path.stat().st_size * 100 < whole.stat().st_size
+
+
 FORGED = [
+    zip_bomb,
     torch_zip,
     torch_legacy,
     raw_pickle,

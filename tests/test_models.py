@@ -236,6 +236,19 @@ def test_files_are_local_or_of_the_hub(tmp_path, hub):
         list_files("a/c")
 
 
+@pytest.mark.parametrize("name", ["a/b/../../../secret.safetensors", "a/b/deep/../../../../secret.safetensors"])
+def test_a_name_of_the_hub_does_not_lead_out_of_its_repository(name, tmp_path, hub, monkeypatch):
+    (tmp_path / "secret.safetensors").write_bytes(b"x")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = hub("a/b", {"deep/x.safetensors": tmp_path / "secret.safetensors"})
+    for place in (folder.parents[2], folder.parents[1], folder.parent):  # wherever the steps up might lead
+        shutil.copyfile(tmp_path / "secret.safetensors", place / "secret.safetensors")
+    with pytest.raises(GoldenError) as caught:
+        find_file(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_whatever_the_hub_raises_becomes_one_sentence(monkeypatch):
     class Odd(Exception):
         pass

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import re
+import tarfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -566,10 +567,22 @@ def saved(path: Path, value) -> Path:
     return path
 
 
+def tarred(path: Path, marker: Path) -> Path:
+    """torch's oldest format, which is unpacked before it is read."""
+    hidden = written(path.with_name("pickle"), pickle.dumps({"alpha": Payload(marker)}))
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            archive.add(hidden, name)
+    return path
+
+
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
 
+
+GIANT = {"height": 1024, "width": 1024, "num_tokens": 4096, "embedding_dim": 16384, "text_map_size": 128}
+GIANT_SWIN = {"image_size": 1024, "patch_size": 1, "embed_dim": 1, "depths": [2], "num_heads": [1], "window_size": 64}
 
 HOSTILE = {
     "shell command in a .pth": lambda d, m: saved(d / "a.pth", {"alpha": Payload(m)}),
@@ -583,6 +596,7 @@ HOSTILE = {
     "text named .pth": lambda d, m: written(d / "a.pth", b"<html>404: not found</html>\n" * 20),
     "text named .safetensors": lambda d, m: written(d / "a.safetensors", b"<html>404: not found</html>\n" * 20),
     "git LFS pointer": lambda d, m: written(d / "a.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+    "tar": lambda d, m: tarred(d / "a.pth", m),
     "endless header": lambda d, m: written(d / "a.safetensors", b"\xff" * 7 + b"\x7f" + b"{}"),
     "empty .pth": lambda d, m: written(d / "a.pth", b""),
     "empty .safetensors": lambda d, m: written(d / "a.safetensors", b""),
@@ -607,6 +621,12 @@ HOSTILE = {
     "config with an unknown field": lambda d, m: write_own(d / "a.safetensors", small_state(), small_config(depth=3)),
     "config of the wrong type": lambda d, m: write_own(d / "a.safetensors", small_state(), small_config(height="16")),
     "config of a giant": lambda d, m: write_own(d / "a.safetensors", small_state(), small_config(height=10**12)),
+    "config of more than there is memory": lambda d, m: write_own(
+        d / "a.safetensors", small_state(), json.dumps(GIANT | {"layout_rank": 8192, "layout_hidden": 8192})
+    ),
+    "config of a giant's tables": lambda d, m: write_own(
+        d / "a.safetensors", small_state(), json.dumps({"swin": GIANT_SWIN})
+    ),
     "config of another net": lambda d, m: write_own(d / "a.safetensors", small_state(), small_config(svd_hidden=17)),
 }
 
@@ -637,10 +657,36 @@ def test_refusal_names_the_keys(tmp_path):
     )
 
 
-def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(MissingWeights):
-        load_npnet(tmp_path / "absent.safetensors")
-    with pytest.raises(MissingWeights):
+def fifo(path: Path) -> None:
+    os.mkfifo(path)  # opening it would wait for ever
+
+
+NO_FILES = {
+    "nothing": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "fifo": fifo,
+    "link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
+    "link to itself": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_refused_at_once(kind, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    NO_FILES[kind](path)
+    with pytest.raises(MissingWeights, match=r"^No weight file at .*: give the path of"):
+        load_npnet(path)
+
+
+def test_a_link_to_a_weight_file_is_one(tmp_path):
+    save_npnet(tmp_path / "net.safetensors", make_net())
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "net.safetensors")
+    assert_same_weights(load_npnet(tmp_path / "link.safetensors"), load_npnet(tmp_path / "net.safetensors"))
+
+
+def test_a_folder_is_no_name(tmp_path):
+    with pytest.raises(MissingWeights, match="No NPNet"):
         load_npnet(tmp_path)
 
 
