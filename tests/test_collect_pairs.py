@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from golden.compare import Model, load_model
-from golden.errors import GoldenError, InvalidInput
+from golden.errors import GoldenError, InvalidInput, run_command
 from golden.judges import JudgeSet, load_judges
 from golden.noise import redenoise, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import load_test_prompts
-from train.collect_pairs import Settings, collect_shard, make_target, read_prompts, shard_inputs
-from train.pairs import finished_shards, read_shard
+from train import make_shard
+from train.collect_pairs import Settings, collect_shard, describe_sources, main, read_prompts, show_progress
+from train.collection_plan import describe_kept, plan_collection
+from train.make_shard import make_targets, shard_inputs
+from train.pairs import finished_shards, read_shard, write_shard
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = Settings(shard_size=3, num_inference_steps=2, targets=("source", "10x1", "20x2@3"))
@@ -105,13 +108,13 @@ def test_a_judge_that_fails_stops_the_collection(model):
 )
 def test_a_target_that_says_nothing_is_refused(model, name):
     with pytest.raises(InvalidInput, match="STEPSxDOWN"):
-        make_target(name, model, QUICK, source_noise([0], (4, 16, 16)), {})
+        make_targets([name], model, QUICK, source_noise([0], (4, 16, 16)), {})
 
 
 @pytest.mark.parametrize("name", ["source", "npnet*2", "20x1@9"])
 def test_a_target_of_another_length_is_the_same_noise_times_it(model, name):
     source, embeddings = source_noise([3], (4, 16, 16)), encode_prompts(model.pipeline, ["a star"])
-    whole, shorter = (make_target(each, model, QUICK, source, embeddings) for each in (name, f"{name}:0.9"))
+    whole, shorter = (make_targets([each], model, QUICK, source, embeddings)[each] for each in (name, f"{name}:0.9"))
     assert torch.allclose(shorter, 0.9 * whole)
 
 
@@ -119,8 +122,8 @@ def test_an_npnet_makes_targets_of_any_strength(model):
     embeddings = encode_prompts(model.pipeline, ["a star", "a heart"])
     source = source_noise([1, 2], (4, 16, 16))
     golden = model.npnet(source, embeddings["prompt_embeds"])
-    assert torch.allclose(make_target("npnet", model, QUICK, source, embeddings), golden, atol=1e-6)
-    doubled = make_target("npnet*2", model, QUICK, source, embeddings)
+    assert torch.allclose(make_targets(["npnet"], model, QUICK, source, embeddings)["npnet"], golden, atol=1e-6)
+    doubled = make_targets(["npnet*2"], model, QUICK, source, embeddings)["npnet*2"]
     assert torch.allclose(doubled - source, 2 * (golden - source), atol=1e-5)
 
 
@@ -128,7 +131,87 @@ def test_an_npnet_makes_targets_of_any_strength(model):
 def test_a_target_beyond_its_schedule_is_refused(model, name):
     source = source_noise([0], (4, 16, 16))
     with pytest.raises(InvalidInput, match="step"):
-        make_target(name, model, QUICK, source, encode_prompts(model.pipeline, ["a star"]))
+        make_targets([name], model, QUICK, source, encode_prompts(model.pipeline, ["a star"]))[name]
+
+
+def test_targets_that_differ_in_length_alone_are_made_once(model, monkeypatch):
+    calls = []
+    monkeypatch.setattr(make_shard, "redenoise", lambda *_, **options: calls.append(options) or torch.ones(1))
+    names = ["20x1@9", "20x1@9:0.92", "source:0.9", "20x1@9:0.8", "20x1"]
+    targets = make_targets(names, model, QUICK, torch.full((1,), 2.0), {})
+    assert [options["guidance_scale"] for options in calls] == [9.0, model.spec.redenoise_guidance_scale]
+    assert [round(targets[name].item(), 2) for name in names] == [1, 0.92, 1.8, 0.8, 1]
+
+
+def test_a_shard_does_not_depend_on_what_was_made_before_it(model):
+    # Encoded alone or beside others, a prompt is rounded otherwise.
+    prompts = ["a star"] * 3 + ["a star", "a heart", "a red circle"]
+    settings = replace(QUICK, targets=("10x1",))
+    judges = load_judges(["HPSv2", "CLIPScore"])
+    collect_shard(model, settings, 0, prompts, judges)
+    after = collect_shard(model, settings, 1, prompts, judges)
+    fresh = collect_shard(load_model("shapes"), settings, 1, prompts, load_judges(["HPSv2", "CLIPScore"]))
+    assert torch.equal(after.target_noise, fresh.target_noise)
+    pd.testing.assert_frame_equal(after.rows, fresh.rows, check_exact=True)
+
+
+def test_what_the_filter_rejects_stays_with_the_reason(model):
+    rows = collect_shard(model, QUICK, 0).rows
+    improved = rows["target_score"] > rows["source_score"]
+    assert rows["kept"].tolist() == improved.tolist()
+    assert (rows["reason"] == "").tolist() == improved.tolist()
+    assert not rows["kept"][rows["target"] == "source"].any()
+    judges = load_judges(["AES"])
+    settings = replace(QUICK, judges=("AES",), filter="AES", margin=100.0)
+    rows = collect_shard(model, settings, 0, judges=judges).rows
+    assert not rows["kept"].any()
+    assert rows["reason"].str.match(r"AES -?\d+\.\d{3} -> -?\d+\.\d{3}$").all()
+
+
+def test_a_plan_makes_the_first_shards_and_says_what_all_will_take(tmp_path, model):
+    lines = plan_collection(tmp_path, replace(QUICK, targets=("10x1",)), None, 100, "cpu")
+    assert finished_shards(tmp_path) == [0, 1, 2]
+    assert torch.equal(
+        read_shard(tmp_path, 2).target_noise,
+        collect_shard(model, replace(QUICK, targets=("10x1",)), 2).target_noise.half(),
+    )
+    assert lines[0].startswith("300 sources in 100 shards, targets 10x1; measured on cpu: shards of 3 took ")
+    assert [line.split()[0] for line in lines[1:]] == ["time", "disk", "kept"]
+    shard_bytes = sum(path.stat().st_size for path in tmp_path.iterdir()) / 3
+    assert float(lines[2].split()[1]) == pytest.approx(shard_bytes * 100 / 1e9, abs=0.006)
+
+
+def test_expected_pairs_come_with_an_interval():
+    rows = pd.DataFrame({"index": range(100), "kept": [True] * 30 + [False] * 70})
+    # Wilson's interval of 30 of 100, as any statistics text has it.
+    assert describe_kept(rows, 1000) == "kept  30.0% [21.9%, 39.6%] of 100 pairs: expect 300 [219, 396] of 1000"
+    twice = pd.concat([rows, rows], ignore_index=True)
+    assert describe_kept(twice, 1000) == "kept  30.0% [21.9%, 39.6%] of 200 pairs: expect 600 [438, 792] of 2000"
+    assert "not judged" in describe_kept(rows[["index"]], 1000)
+
+
+def test_the_bar_counts_what_all_workers_made_and_tells_the_share_kept(tmp_path, model, capsys):
+    shard = collect_shard(model, replace(QUICK, targets=("10x1",)), 0)
+    write_shard(tmp_path, 0, shard)
+    on_shard = show_progress(tmp_path, QUICK, 4, hidden=False)
+    for index in (1, 2):  # 2 by another worker
+        write_shard(tmp_path, index, shard)
+    on_shard(shard)
+    assert f"kept={shard.rows['kept'].mean():.1%}" in capsys.readouterr().err
+    on_shard(shard)
+    assert "9/12" in capsys.readouterr().err
+
+
+def test_the_files_that_decide_a_data_set_are_known_by_their_hashes(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a star")
+    before = describe_sources(replace(QUICK, judges=("AES",)), prompts)
+    assert before["npnet"] is None
+    assert describe_sources(replace(QUICK, targets=("npnet*2",)), None)["npnet"]
+    prompts.write_text("a heart")
+    after = describe_sources(replace(QUICK, judges=("AES",)), prompts)
+    assert [name for name in before if before[name] != after[name]] == ["prompts"]
+    assert len(before["judges"]["AES"]) == 64
 
 
 def collect(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
@@ -167,11 +250,16 @@ def test_two_workers_make_what_one_makes_and_damage_is_mended(tmp_path):
         ["--shard-size", "0"],
         ["--targets", "10x1", "10x1"],
         ["--targets", "ten"],
+        ["--filter", "nope"],
+        ["--workers", "0"],
+        ["--judges", "nope"],
         ["--redenoise-solver", "euler"],
         ["--model", "nope"],
     ],
 )
-def test_bad_arguments_end_in_one_line(tmp_path, options):
-    done = collect(tmp_path / "pairs", *options)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_bad_arguments_end_in_one_line(tmp_path, monkeypatch, capsys, options):
+    monkeypatch.setattr("sys.argv", ["collect_pairs.py", str(tmp_path / "pairs"), *OPTIONS, *options])
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

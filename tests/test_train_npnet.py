@@ -1,6 +1,7 @@
-"""Training on small made-up pairs: it learns, it resumes, filters keep what they say, prompts are held out."""
+"""Training on small made-up pairs: it learns, it resumes, its batches add up, and what it writes can be read."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,15 +12,30 @@ import pandas as pd
 import pytest
 import torch
 
-from golden.errors import InvalidInput
+from golden.errors import BadWeights, InvalidInput
 from golden.noise import source_noise
-from golden.npnet import load_npnet
-from golden.shapes import parse_caption, sample_caption
+from golden.npnet import NPNet, load_npnet
+from golden.shapes import sample_caption
 from train.pairs import Shard, write_manifest, write_shard
-from train.train_npnet import FILTERS, Settings, find_filter, is_best, load_pairs, make_npnet, mean_squared_error, train
+from train.stream import PairStream, Rows, choose_rows, keep_embeds
+from train.train_npnet import (
+    Architecture,
+    Settings,
+    Training,
+    compute_in_bf16,
+    identify,
+    make_npnet,
+    read_log,
+    resume,
+    save_checkpoint,
+    start_from,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = Settings(num_epochs=3, batch_size=16, learning_rate=3e-3, ema_decay=0.5, swin_width=16)
+QUICK = Settings(filter="all", num_epochs=3, batch_size=16, learning_rate=3e-3, ema_decay=0.5)
+SMALL = Architecture(swin_width=16)
+STEADY = replace(SMALL, drop_path_rate=0.0)  # dropped paths are drawn anew for every part of a batch
 NUM_PAIRS = 96
 
 
@@ -28,150 +44,240 @@ def folder(tmp_path_factory) -> Path:
     """Pairs whose target noise is the source noise moved by a fixed picture: easy to learn."""
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
-    prompts = [sample_caption(rng) for _ in range(NUM_PAIRS)]
-    source = source_noise(range(NUM_PAIRS), (4, 16, 16))
     picture = torch.linspace(-0.5, 0.5, 16)[None, None, None].expand(1, 4, 16, 16)
-    right = rng.random((2, NUM_PAIRS)) < 0.5
-    rows = pd.DataFrame({"index": range(NUM_PAIRS), "prompt": prompts, "seed": range(NUM_PAIRS), "target": "10x1"})
-    for side, values in zip(("source", "target"), right, strict=True):
-        rows[f"{side}_right"], rows[f"{side}_score"] = values, values.astype(float)
-    write_shard(folder, 0, Shard(source, source + picture, rows))
-    write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"]}})
+    for shard in range(3):
+        indices = range(32 * shard, 32 * shard + 32)
+        source = source_noise(indices, (4, 16, 16))
+        rows = pd.DataFrame({"index": indices, "prompt": [sample_caption(rng) for _ in indices], "target": "10x1"})
+        rows["source_score"], rows["target_score"] = 0.5, rng.integers(0, 2, 32).astype(float)
+        rows["target_right"] = rows["target_score"] > 0.5
+        write_shard(folder, shard, Shard(source, source + picture, rows))
+    write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"], "num_inference_steps": 2}})
+    keep_embeds(folder)
     return folder
 
 
-def test_it_learns_what_the_identity_does_not_know(folder, tmp_path):
-    pairs, rows, held_out = load_pairs(folder, "all")
-    network = train(replace(QUICK, num_epochs=12), pairs, rows, held_out, tmp_path, None)
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [*range(1, 13)]
+@pytest.fixture(scope="module")
+def rows(folder) -> tuple[Rows, Rows]:
+    return choose_rows(folder, "all")
+
+
+def begin(folder: Path, rows: Rows, settings: Settings = QUICK, architecture: Architecture = SMALL) -> Training:
+    pairs = PairStream(folder)
+    torch.manual_seed(settings.seed)
+    return Training(settings, make_npnet(architecture, pairs.first(rows)), pairs, rows)
+
+
+def run(folder: Path, rows: tuple[Rows, Rows], out: Path, settings: Settings = QUICK, **options) -> NPNet:
+    out.mkdir(exist_ok=True)
+    training, identity = begin(folder, rows[0], settings), identify(settings, SMALL, rows[0])
+    resume(training, out, identity)
+    return train(training, rows[1], out, identity, **options)
+
+
+def assert_equal(one: torch.nn.Module, two: torch.nn.Module) -> None:
+    for (name, left), right in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
+
+
+def test_it_learns_what_the_identity_does_not_know(folder, rows, tmp_path):
+    network = run(folder, rows, tmp_path, replace(QUICK, num_epochs=15))
+    log = read_log(tmp_path)
+    assert [row["epoch"] for row in log] == [*range(1, 16)]
     assert log[-1]["validation"] < 0.5 * log[-1]["identity"]
-    assert mean_squared_error(network, pairs, held_out) == pytest.approx(log[-1]["validation"])
+    assert log[-1]["train"] < 0.5 * log[0]["train"]
     assert not network.training
 
 
-def test_validation_prompts_are_not_trained_on(folder):
-    pairs, rows, held_out = load_pairs(folder, "all")
-    assert len(rows) + len(held_out) == NUM_PAIRS
-    assert len(held_out) > 0
-    assert not set(pairs.prompt_index[rows].tolist()) & set(pairs.prompt_index[held_out].tolist())
+class Killed(Exception):
+    pass
 
 
-def test_each_sample_is_conditioned_on_its_own_prompt(folder):
-    pairs, rows, _ = load_pairs(folder, "all")
-    _, embeds, _ = pairs.rows(rows[:8])
-    assert all(not torch.equal(embeds[i], embeds[j]) for i in range(8) for j in range(i))
+@pytest.mark.parametrize("killed_in", ["step 4", "step 5", "step 12", "log", "save"])
+def test_a_resumed_run_equals_an_unbroken_one(folder, rows, tmp_path, monkeypatch, killed_in):
+    unbroken = run(folder, rows, tmp_path / "unbroken", checkpoint_every=2)
 
+    def kill(*_, **__):
+        raise Killed
 
-def test_a_resumed_run_equals_an_unbroken_one(folder, tmp_path, monkeypatch):
-    pairs, rows, held_out = load_pairs(folder, "all")
-    unbroken = train(QUICK, pairs, rows, held_out, make(tmp_path / "unbroken"), None)
-
-    import train.train_npnet as module
-
-    done, first = make(tmp_path / "broken"), module.mean_squared_error
-    calls = []
-
-    def stop_in_the_second_epoch(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return first(*arguments)
-
-    monkeypatch.setattr(module, "mean_squared_error", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        train(QUICK, pairs, rows, held_out, done, None)
+    if killed_in == "log":
+        monkeypatch.setattr("train.train_npnet.save_checkpoint", kill)  # the row is there, its checkpoint is not
+    elif killed_in == "save":
+        monkeypatch.setattr("torch.save", lambda _, path: (path.write_bytes(b"half"), kill()))
+    else:
+        steps, real = iter(range(int(killed_in.split()[1]))), Training.advance
+        monkeypatch.setattr(Training, "advance", lambda *args: kill() if next(steps, None) is None else real(*args))
+    with pytest.raises(Killed):
+        run(folder, rows, tmp_path / "broken", checkpoint_every=2)
     monkeypatch.undo()
-    resumed = train(QUICK, pairs, rows, held_out, done, None)
-    for (name, one), two in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(one, two), name
+    with open(tmp_path / "broken" / "log.jsonl", "a") as file:
+        file.write('{"step": 99, "torn')
+    assert_equal(run(folder, rows, tmp_path / "broken", checkpoint_every=2), unbroken)
+    assert read_log(tmp_path / "broken") == read_log(tmp_path / "unbroken")
 
 
-def make(path: Path) -> Path:
-    path.mkdir()
-    return path
+def test_a_finished_run_is_left_as_it_is(folder, rows, tmp_path):
+    first = run(folder, rows, tmp_path)
+    log = (tmp_path / "log.jsonl").read_bytes()
+    assert_equal(run(folder, rows, tmp_path), first)
+    assert (tmp_path / "log.jsonl").read_bytes() == log
 
 
-def test_filters_keep_what_they_say():
-    rows = pd.DataFrame({"source_score": [0.5, 1.0, 1.0, 0.0], "target_score": [1.0, 1.0, 0.5, 0.5]})
-    rows["target_right"] = rows["target_score"] == 1
-    kept = {name: FILTERS[name](rows).tolist() for name in ("all", "improved", "not_worse", "right")}
-    assert kept == {
-        "all": [True, True, True, True],
-        "improved": [True, False, False, True],
-        "not_worse": [True, True, False, True],
-        "right": [True, True, False, False],
-    }
+def test_a_folder_holds_one_training(folder, rows, tmp_path):
+    run(folder, rows, tmp_path)
+    with pytest.raises(InvalidInput, match=r"learning_rate=0\.003, not 0\.5"):
+        run(folder, rows, tmp_path, replace(QUICK, learning_rate=0.5))
+    with pytest.raises(InvalidInput, match="pairs="):
+        run(folder, (rows[0][slice(50)], rows[1]), tmp_path)
 
 
-def test_the_best_target_of_each_source_is_kept_where_they_differ():
-    rows = pd.DataFrame({"index": [0, 1, 2, 0, 1, 2, 0, 1, 2], "target_score": [0.5, 1, 1, 1, 1, 0, 1, 1, 0.5]})
-    assert is_best(rows).tolist() == [False, False, True, True, False, False, True, False, False]
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"step": 3, "tensor": torch.zeros(100)})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadWeights, match="damaged"):
+        resume(None, tmp_path, {})
 
 
-def test_judges_filter_one_by_one_together_and_by_vote():
-    gains = {"HPSv2": [1.0, 0.1, 1.0], "AES": [1.0, 1.0, -1.0], "MPS": [0.0, 1.0, -1.0]}
-    rows = pd.DataFrame({f"source_{name}": [5.0] * 3 for name in gains})
-    for name, gain in gains.items():
-        rows[f"target_{name}"] = 5 + np.array(gain)
-
-    def kept(name: str, margin: float = 0.0) -> list[bool]:
-        return find_filter(name, [*rows.columns], margin)(rows).tolist()
-
-    assert kept("HPSv2") == [True, True, True]
-    assert kept("HPSv2", 0.5) == [True, False, True]
-    assert kept("MPS") == [False, True, False]  # a tie is no gain
-    assert kept("HPSv2+AES") == [True, True, False]
-    assert kept("vote") == [True, True, False]
+@pytest.mark.parametrize("micro_batch_size", [1, 5, 8, 16, 99])
+def test_accumulated_gradients_are_those_of_the_large_batch(folder, rows, micro_batch_size):
+    whole, parts = (
+        begin(folder, rows[0], replace(QUICK, micro_batch_size=size), STEADY) for size in (None, micro_batch_size)
+    )
+    batch = next(whole.batches())
+    assert whole.advance(batch) == pytest.approx(parts.advance(batch), abs=1e-6)
+    for one, two in zip(whole.trained, parts.trained, strict=True):
+        assert torch.allclose(one.grad, two.grad, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["nope", "", "PickScore", "HPSv2+nope", "HPSv2+", "vote+HPSv2"])
-def test_an_unknown_filter_lists_what_there_is(name):
-    with pytest.raises(InvalidInput, match=r"all, improved, .*, HPSv2, vote"):
-        find_filter(name, ["target_HPSv2", "source_HPSv2", "target_score"])
+def test_each_sample_is_conditioned_on_its_own_prompt_unless_one_is_asked_for(folder, rows):
+    own, shared = (begin(folder, rows[0], replace(QUICK, one_prompt_per_batch=one)) for one in (False, True))
+    seen = []
+    for training in (own, shared):
+        training.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+        training.advance(next(training.batches()))
+    assert all(not torch.equal(seen[0][i], seen[0][j]) for i in range(16) for j in range(i))
+    assert torch.equal(seen[1], seen[0][:1].expand_as(seen[0]))
 
 
-def test_judges_that_were_not_recorded_cannot_filter():
-    with pytest.raises(InvalidInput, match="Unknown filter 'vote'"):
-        find_filter("vote", ["target_score"])
+def test_bfloat16_stays_near_and_out_of_the_singular_branch(folder, rows):
+    training = begin(folder, rows[0], architecture=STEADY)
+    batch = next(training.batches())
+    network = training.network.eval()
+    with torch.no_grad():
+        network.alpha.fill_(0.5)
+        network.beta.fill_(0.5)
+        torch.nn.init.normal_(network.layout.mean.weight, std=0.1)
+        exact = network.branches(batch.source, batch.prompt_embeds)
+        compute_in_bf16(network)
+        rounded = network.branches(batch.source, batch.prompt_embeds)
+    assert torch.equal(exact["singular"], rounded["singular"])
+    for name in ("text_embedding", "residual", "layout"):
+        assert not torch.equal(exact[name], rounded[name].float()), name
+        assert torch.allclose(exact[name], rounded[name].float(), atol=0.05), name
+    assert rounded["golden"].dtype == torch.float32
 
 
-def test_captions_of_other_kinds_are_left_alone(folder):
-    pairs, rows, held_out = load_pairs(folder, "all", kinds=["counting", "position"])
-    assert len(rows) + len(held_out) == NUM_PAIRS
-    rng = np.random.default_rng(0)
-    wanted = [parse_caption(sample_caption(rng)).category in ("counting", "position") for _ in range(NUM_PAIRS)]
-    assert 0 < sum(wanted) < NUM_PAIRS
-    assert (pairs.target != pairs.source).flatten(1).any(1).tolist() == wanted
+def test_bfloat16_learns_as_well_and_leaves_the_average_in_full_precision(folder, rows, tmp_path):
+    network = run(folder, rows, tmp_path, replace(QUICK, num_epochs=15, bf16=True))
+    assert read_log(tmp_path)[-1]["validation"] < 0.5 * read_log(tmp_path)[-1]["identity"]
+    batch = PairStream(folder).first(rows[0])
+    with torch.no_grad():
+        assert network.branches(batch.source, batch.prompt_embeds)["layout"].dtype == torch.float32
 
 
-def test_kinds_of_target_can_be_told_apart(folder):
-    _, rows, held_out = load_pairs(folder, "all", ["10x1"])
-    assert len(rows) + len(held_out) == NUM_PAIRS
-    with pytest.raises(InvalidInput, match="no target '20x3'"):
-        load_pairs(folder, "all", ["20x3"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_follows_its_schedule(folder, rows, schedule):
+    training = begin(folder, rows[0], replace(QUICK, schedule=schedule, num_epochs=4))
+    rates = []
+    for batch in training.batches():
+        rates.append(training.schedule.get_last_lr()[0])
+        training.advance(batch)
+    if schedule == "constant":
+        assert set(rates) == {3e-3}
+    else:
+        top = rates.index(max(rates))
+        assert rates[: top + 1] == sorted(rates[: top + 1])
+        assert rates[top:] == sorted(rates[top:], reverse=True)
+        assert rates[-1] < 0.05 * max(rates)
 
 
-def test_a_filter_that_keeps_nothing_is_refused(folder, monkeypatch):
-    monkeypatch.setitem(FILTERS, "right", lambda rows: pd.Series(False, rows.index))
-    with pytest.raises(InvalidInput, match="keeps none of the 96 pairs"):
-        load_pairs(folder, "right")
+def test_fewer_pairs_than_a_batch_are_one_batch(folder, rows):
+    training = begin(folder, rows[0][slice(5)])
+    assert [len(batch.target) for batch in training.batches()] == [5] * QUICK.num_epochs
 
 
-def test_ablations_are_built_in(folder):
-    pairs, _, _ = load_pairs(folder, "all")
-    config = make_npnet(replace(QUICK, singular=False, attention=False, text_map_size=1), pairs).config
+def test_ablations_are_built_in(folder, rows):
+    architecture = replace(SMALL, singular=False, attention=False, text_map_size=1)
+    config = make_npnet(architecture, PairStream(folder).first(rows[0])).config
     assert (config.use_singular, config.attention, config.text_map_size) == (False, False, 1)
 
 
-def test_the_command_writes_a_network_that_loads(folder, tmp_path):
-    command = [sys.executable, "train/train_npnet.py", str(folder), "--out", str(tmp_path / "npnet")]
-    options = ["--filter", "all", "--num-epochs", "1", "--swin-width", "16"]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+def test_a_network_to_fine_tune_has_gradients_where_a_new_one_has():
+    network = start_from(str(ROOT / "assets" / "shapes" / "npnet.safetensors"))
+    expected = [parameter.requires_grad for parameter in NPNet(network.config).parameters()]
+    assert [parameter.requires_grad for parameter in network.parameters()] == expected
+    assert any(expected)
+    assert network.training
+
+
+OPTIONS = ["--filter", "all", "--num-epochs", "1", "--swin-width", "16", "--batch-size", "16"]
+
+
+def command(folder: Path, out: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    arguments = [sys.executable, *launcher, "train/train_npnet.py", str(folder), "--out", str(out), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def test_the_command_writes_what_it_learnt_and_saw(folder, tmp_path):
+    pytest.importorskip("tensorboard")
+    done = command(folder, tmp_path, *OPTIONS, "--sample-every", "3", "--tensorboard")
     assert done.returncode == 0, done.stderr
-    assert load_npnet(tmp_path / "npnet" / "npnet.safetensors").config.height == 16
-    about = json.loads((tmp_path / "npnet" / "settings.json").read_text())
+    assert load_npnet(tmp_path / "npnet.safetensors").config.height == 16
+    about = json.loads((tmp_path / "settings.json").read_text())
     assert about["num_pairs"] > 80
-    refused = subprocess.run([*command[:2], str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
+    sampled = [row for row in read_log(tmp_path) if "golden_HPSv2" in row]
+    assert [row["step"] for row in sampled] == [0, 3, 5]
+    assert {"source_right", "golden_right", "source_MPS", "golden_MPS"} < set(sampled[0])
+    assert len({row["source_AES"] for row in sampled}) == 1
+    assert len({row["golden_AES"] for row in sampled}) == 3
+    assert len([*(tmp_path / "samples").glob("step-*.png")]) == 3
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("golden_HPSv2")] == [0, 3, 5]
+    assert events.Scalars("validation")[0].value == pytest.approx(about["figures"]["validation"])
+    assert events.Images("source above golden")
+
+
+def test_two_workers_learn_what_one_learns(folder, tmp_path):
+    options = [*OPTIONS, "--drop-path-rate", "0"]
+    one = command(folder, tmp_path / "one", *options)
+    two = command(
+        folder,
+        tmp_path / "two",
+        *options,
+        launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    )
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    logs = [read_log(tmp_path / name)[-1] for name in ("one", "two")]
+    for name in ("train", "validation", "identity"):
+        assert logs[0][name] == pytest.approx(logs[1][name], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--filter", "nope"],
+        ["--batch-size", "0"],
+        ["--from", "nowhere.safetensors"],
+        ["--from", str(ROOT / "assets" / "shapes" / "npnet.safetensors"), "--no-text"],
+    ],
+)
+def test_bad_arguments_end_in_one_line(folder, tmp_path, options):
+    done = command(folder, tmp_path / "out", *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

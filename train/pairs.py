@@ -1,15 +1,23 @@
 """The shard format of noise pairs: write, verify, read.
 
+    python train/pairs.py verify runs/pairs                # lists damaged shards; exit 1 if there are any
+    python train/pairs.py verify runs/pairs --quarantine   # and moves them aside: the collection makes them again
+
 A data set is a folder of `manifest.json` and, for each shard, three files that appear in this order:
 
     shard-00007.safetensors   source_noise, target_noise: (n, C, h, w) in half precision
-    shard-00007.parquet       n rows: index, prompt, seed, scores and verdicts of both pictures
+    shard-00007.parquet       n rows: index, prompt, seed, target, scores and verdicts of both pictures, kept, reason
     shard-00007.sha256        the SHA-256 of both; a shard without it is not there
 
-Rejected pairs stay in, so that another filter needs no new rendering.
+Rejected pairs stay in, so that another filter needs no new rendering. The prompt embeddings are not kept: prompt and
+model rebuild them.
 """
 
+import hashlib
+import io
 import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +27,13 @@ import torch
 from safetensors.torch import load as load_safetensors_bytes
 from safetensors.torch import save as save_safetensors_bytes
 from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eval.statistics import bootstrap_mean
-from golden.errors import BadWeights, InvalidInput
-from golden.files import sha256, write_bytes
+from golden.errors import ArgumentParser, BadWeights, InvalidInput, run_command
+from golden.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -44,27 +55,58 @@ def write_shard(folder: Path, index: int, shard: Shard) -> None:
     """Write a shard; it exists from the moment its hash file does."""
     tensors_path, rows_path, hashes_path = shard_paths(folder, index)
     tensors = {"source_noise": shard.source_noise.half(), "target_noise": shard.target_noise.half()}
-    write_bytes(tensors_path, save_safetensors_bytes({name: value.contiguous() for name, value in tensors.items()}))
-    write_bytes(rows_path, shard.rows.to_parquet(index=False))
-    lines = [f"{sha256(path)}  {path.name}\n" for path in (tensors_path, rows_path)]
-    write_bytes(hashes_path, "".join(lines).encode())
+    tensor_bytes = save_safetensors_bytes({name: value.contiguous() for name, value in tensors.items()})
+    row_bytes = shard.rows.to_parquet(index=False)
+    write_bytes(tensors_path, tensor_bytes)
+    write_bytes(rows_path, row_bytes)
+    write_bytes(hashes_path, _hash_lines(folder, index, tensor_bytes, row_bytes))
+
+
+def _hash_lines(folder: Path, index: int, *parts: bytes) -> bytes:
+    """What a shard's hash file says, in the form that `sha256sum --check` reads."""
+    names = [path.name for path in shard_paths(folder, index)]
+    digests = [hashlib.sha256(part).hexdigest() for part in parts]
+    return "".join(f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=False)).encode()
+
+
+def find_fault(folder: Path, index: int) -> str:
+    """What is wrong with a shard, "" if it is complete and its bytes are those that were written."""
+    return _read_verified(folder, index)[1]
 
 
 def is_intact(folder: Path, index: int) -> bool:
     """Whether a shard is complete and its bytes are those that were written."""
-    tensors_path, rows_path, hashes_path = shard_paths(folder, index)
-    if not all(path.is_file() for path in (tensors_path, rows_path, hashes_path)):
-        return False
-    expected = [f"{sha256(path)}  {path.name}" for path in (tensors_path, rows_path)]
-    return hashes_path.read_bytes().decode(errors="replace").splitlines() == expected
+    return not find_fault(folder, index)
+
+
+def _read_verified(folder: Path, index: int) -> tuple[list[bytes], str]:
+    """The bytes of a shard's tensors and rows, and what is wrong with them, "" for nothing."""
+    paths = shard_paths(folder, index)
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent:
+        return [], f"incomplete, without {' and '.join(absent)}"
+    *parts, hashes = (path.read_bytes() for path in paths)
+    return parts, "" if hashes == _hash_lines(folder, index, *parts) else "damaged, of another SHA-256"
 
 
 def quarantine(folder: Path, index: int) -> None:
-    """Move what there is of a damaged shard out of the way, to be looked at and never read."""
-    (folder / "quarantine").mkdir(exist_ok=True)
+    """Move what there is of a damaged shard out of the way, to be looked at and never read.
+
+    What a killed worker was about to rename is no shard and goes.
+    """
+    for path in folder.glob(f".shard-{index:05d}.*"):
+        path.unlink(missing_ok=True)
     for path in shard_paths(folder, index):
         if path.exists():
+            (folder / "quarantine").mkdir(exist_ok=True)
             path.replace(folder / "quarantine" / path.name)
+
+
+def find_faults(folder: Path) -> dict[int, str]:
+    """Every shard of which there is a file, with what is wrong with it, "" for nothing."""
+    names = (re.fullmatch(r"shard-(\d+)\.(safetensors|parquet|sha256)", path.name) for path in folder.iterdir())
+    indices = {int(name[1]) for name in names if name}
+    return {index: find_fault(folder, index) for index in tqdm(sorted(indices), "shards", mininterval=1, disable=None)}
 
 
 def finished_shards(folder: Path) -> list[int]:
@@ -74,11 +116,11 @@ def finished_shards(folder: Path) -> list[int]:
 
 def read_shard(folder: Path, index: int) -> Shard:
     """Read and verify one shard. Raises: BadWeights if its bytes are not those that were written."""
-    if not is_intact(folder, index):
-        raise BadWeights(f"Shard {index} of {folder} is damaged or incomplete: run the collection again to mend it.")
-    tensors_path, rows_path, _ = shard_paths(folder, index)
-    tensors = load_safetensors_bytes(tensors_path.read_bytes())
-    return Shard(tensors["source_noise"], tensors["target_noise"], pd.read_parquet(rows_path))
+    parts, fault = _read_verified(folder, index)
+    if fault:
+        raise BadWeights(f"Shard {index} of {folder} is {fault}: run the collection again to mend it.")
+    tensors = load_safetensors_bytes(parts[0])
+    return Shard(tensors["source_noise"], tensors["target_noise"], pd.read_parquet(io.BytesIO(parts[1])))
 
 
 def read_shards(folder: Path, indices: Sequence[int] | None = None) -> Iterator[Shard]:
@@ -96,21 +138,26 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
-    """Write the manifest, or check that the one that is there says the same.
+    """Write the manifest, or check that the one that is there says the same in `settings` and, if given, `sources`.
+
+    A setting that the one that is there does not know is newer than the data set, and had no say in it.
 
     Raises: InvalidInput naming the first setting that differs, so that no data set is of two minds.
     """
     path = folder / "manifest.json"
-    if path.is_file():
-        existing = json.loads(path.read_text())
-        for name, value in manifest["settings"].items():
-            if existing["settings"].get(name) != value:
+    manifest = json.loads(json.dumps(manifest))  # tuples become lists, as they will when read back
+    if not path.is_file():
+        write_bytes(path, json.dumps(manifest, indent=2).encode())
+        return
+    existing = read_manifest(folder)
+    for part in ("settings", "sources"):
+        there = existing.get(part, {})
+        for name, value in manifest.get(part, {}).items():
+            if there.get(name, value) != value:
                 raise InvalidInput(
-                    f"{folder} was collected with {name}={existing['settings'].get(name)!r}, not {value!r}: "
+                    f"{folder} was collected with {name}={there[name]!r}, not {value!r}: "
                     "give the same settings to go on with it, or another folder."
                 )
-        return
-    write_bytes(path, json.dumps(manifest, indent=2).encode())
 
 
 def read_manifest(folder: Path) -> dict:
@@ -151,3 +198,25 @@ def describe_gains(rows: pd.DataFrame) -> list[str]:
                 f"[{gain.low:+.3f}, {gain.high:+.3f}]  {len(group)} pairs"
             )
     return lines
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["verify"])
+    parser.add_argument("folder", type=Path, help="made by train/collect_pairs.py")
+    parser.add_argument("--quarantine", action="store_true", help="move damaged and incomplete shards aside")
+    arguments = parser.parse_args()
+    read_manifest(arguments.folder)
+    faults = find_faults(arguments.folder)
+    damaged = {index: fault for index, fault in faults.items() if fault}
+    for index, fault in damaged.items():
+        print(f"shard {index} is {fault}")
+        if arguments.quarantine:
+            quarantine(arguments.folder, index)
+    moved = f", moved to {arguments.folder / 'quarantine'}" if damaged and arguments.quarantine else ""
+    print(f"{len(faults) - len(damaged)} of {len(faults)} shards are whole{moved}")
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

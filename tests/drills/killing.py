@@ -1,0 +1,59 @@
+"""What the drills that kill share: workers that are forked once everything is imported, and folders to the byte.
+
+Importing this module puts the clone on the path.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def start(main: Callable[[], object], *argv: object) -> BaseProcess:
+    """Run the `main` of a command line in a process of its own, its output thrown away unless LOUD is set.
+
+    Forked, since importing takes seconds and a drill starts a worker for every kill.
+    """
+
+    def run() -> None:
+        sys.argv = ["worker", *map(str, argv)]
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        if not os.environ.get("LOUD"):
+            os.dup2(silence, 2)
+        main()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def kill(process: BaseProcess) -> None:
+    """SIGKILL, and wait until the process is gone."""
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def read_all(folder: Path, pattern: str) -> dict[str, bytes]:
+    """Files below a folder by their names."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
+
+
+def describe_differences(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
+    """Names of files that are in one alone, or differ."""
+    return sorted(name for name in {**one, **two} if one.get(name) != two.get(name))
+
+
+def make_rng(seed: int | None) -> random.Random:
+    """Random moments; the seed is printed, though the machine's own timing makes every drill another."""
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    print(f"seed {seed}", flush=True)
+    return random.Random(seed)
