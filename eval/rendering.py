@@ -24,6 +24,7 @@ from golden.models import ModelSpec
 from golden.noise import noise_health, source_noise
 from golden.npnet import NPNet
 from golden.pipelines import decode, denoise, encode_prompts, latent_shape
+from golden.samplers import make_sampler
 from golden.shapes import check_image
 
 THUMBNAIL = 128
@@ -35,7 +36,7 @@ class Variant:
     """One column of a table: an arm and the settings under which it is rendered.
 
     `baseline` names the variant that it is compared with; `npnet` a network of the run other than the model's own;
-    `timesteps` are those of a schedule of its own; `unet` is another UNet for the model (see `ModelSpec`).
+    `unet` is another UNet for the model (see `ModelSpec`).
     """
 
     name: str
@@ -46,13 +47,12 @@ class Variant:
     strength: float = 1.0
     baseline: str = "standard"
     npnet: str | None = None
-    timesteps: tuple[int, ...] = ()
     unet: str | None = None
 
     @property
     def sampling(self) -> "Sampling":
         """What rows must share to be denoised in one batch."""
-        return Sampling(self.sampler, self.num_inference_steps, self.guidance_scale, self.timesteps, self.unet)
+        return Sampling(self.sampler, self.num_inference_steps, self.guidance_scale, self.unet)
 
 
 class Sampling(NamedTuple):
@@ -61,12 +61,10 @@ class Sampling(NamedTuple):
     sampler: str
     num_inference_steps: int
     guidance_scale: float
-    timesteps: tuple[int, ...]
     unet: str | None
 
     def __str__(self) -> str:
-        own_schedule = "own schedule" if self.timesteps else ""
-        parts = (self.sampler, self.num_inference_steps, f"{self.guidance_scale:g}", own_schedule, self.unet)
+        parts = (self.sampler, self.num_inference_steps, f"{self.guidance_scale:g}", self.unet)
         return " ".join(str(part) for part in parts if part)
 
 
@@ -157,7 +155,10 @@ class Renderer:
         self.bf16 = bf16
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
-        """Make one noise of every arm, so that whatever is missing is said before the first picture."""
+        """Make every sampler and one noise of every arm: what is missing is said before the first picture."""
+        for variant in variants:
+            sampler = make_sampler(variant.sampler, self.model.pipeline.scheduler.config)
+            sampler.set_timesteps(variant.num_inference_steps)
         ready = [variant for variant in variants if variant.npnet is None or variant.npnet in self.npnets]
         self.make_noises(ready, [Unit(0, prompt, 0)], Timings())
 
@@ -192,7 +193,6 @@ class Renderer:
         pictures = {}
         prompts, seeds = [unit.prompt.text for unit in units], [unit.seed for unit in units]
         for sampling, group in group_by_sampling(variants).items():
-            own_schedule: dict[str, Any] = {"timesteps": list(sampling.timesteps)} if sampling.timesteps else {}
             started = time.perf_counter()
             with self._unet(sampling.unet):
                 latents = denoise(
@@ -203,7 +203,6 @@ class Renderer:
                     sampler=sampling.sampler,
                     num_inference_steps=sampling.num_inference_steps,
                     guidance_scale=sampling.guidance_scale,
-                    **own_schedule,
                 )
             timings.denoise[str(sampling)] = time.perf_counter() - started
             started = time.perf_counter()

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from diffusers.schedulers import AysSchedules
-
 from eval.rendering import Variant
 from eval.training import Training
 from golden.errors import InvalidInput
@@ -134,12 +132,11 @@ def few_steps(spec: ModelSpec, options: Options) -> Plan:
 
 def other_methods(spec: ModelSpec, options: Options) -> Plan:
     """With DPO's UNet and with the AYS schedule, with and without NPNet."""
-    ays = tuple(AysSchedules["StableDiffusionXLTimesteps"])
     standard = standard_of(spec, options)
     settings: dict[str, dict] = {
         "own": {},
-        "AYS": {"timesteps": ays, "num_inference_steps": len(ays), "sampler": "dpm"},
-        "10 even steps": {"num_inference_steps": len(ays), "sampler": "dpm"},
+        "10 aligned steps": {"num_inference_steps": 10, "sampler": "dpm_ays"},
+        "10 even steps": {"num_inference_steps": 10, "sampler": "dpm"},
     }
     if spec.is_shapes:
         left_out = f"DPO is left out: its weights ({DPO_UNET}) are of SDXL's UNet, and the shapes world has none."
