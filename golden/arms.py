@@ -50,12 +50,12 @@ def npnet(source: Tensor, conditions: Conditions) -> Tensor:
 
 
 def inversion(source: Tensor, conditions: Conditions) -> Tensor:
-    """The target noise of re-denoise sampling: what NPNet learns to predict, at the price of two guided steps."""
+    """The target noise of re-denoise sampling: what NPNet learns to predict, at the price of some guided steps."""
     spec = conditions.spec
     num_inference_steps, num_steps_down = spec.redenoise_schedule
     return redenoise(
         conditions.pipeline,
-        source,
+        spec.redenoise_length * source,
         conditions.embeddings,
         guidance_scale=spec.redenoise_guidance_scale,
         num_inference_steps=num_inference_steps,

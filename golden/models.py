@@ -37,6 +37,7 @@ class ModelSpec:
     redenoise_guidance_scale: float = 5.5
     redenoise_solver: str = "ddim"
     redenoise_schedule: tuple[int, int] = (10, 1)  # steps in all, and how many of them are taken down and back
+    redenoise_length: float = 1.0  # what the source noise is multiplied by first
     title: str = ""
     unet: str | None = None
     loras: tuple[str, ...] = ()
@@ -62,8 +63,9 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             num_inference_steps=20,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
-            redenoise_guidance_scale=9.0,
-            redenoise_schedule=(20, 1),  # a tenth of the schedule in one step costs counts and single objects
+            # Differs from the paper: one long step costs counts and single objects, full-length noise costs all kinds.
+            redenoise_schedule=(20, 5),
+            redenoise_length=0.7,
             title="Shapes (embedded)",
         ),
         ModelSpec(

@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
+from golden.arms import ARMS, Conditions
 from golden.compare import Model, load_model
 from golden.errors import GoldenError, InvalidInput, run_command
 from golden.judges import JudgeSet, load_judges
+from golden.models import find_model
 from golden.noise import redenoise, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import load_test_prompts
-from train import make_shard
 from train.collect_pairs import Settings, collect_shard, describe_sources, main, read_prompts, show_progress
 from train.collection_plan import describe_kept, plan_collection
-from train.make_shard import make_targets, shard_inputs
+from train.make_shard import default_target, make_target, shard_inputs
 from train.pairs import finished_shards, read_shard, write_shard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,22 +109,22 @@ def test_a_judge_that_fails_stops_the_collection(model):
 )
 def test_a_target_that_says_nothing_is_refused(model, name):
     with pytest.raises(InvalidInput, match="STEPSxDOWN"):
-        make_targets([name], model, QUICK, source_noise([0], (4, 16, 16)), {})
+        make_target(name, model, QUICK, source_noise([0], (4, 16, 16)), {})
 
 
 @pytest.mark.parametrize("name", ["source", "npnet*2", "20x1@9"])
-def test_a_target_of_another_length_is_the_same_noise_times_it(model, name):
+def test_a_target_of_another_length_starts_from_a_shorter_source(model, name):
     source, embeddings = source_noise([3], (4, 16, 16)), encode_prompts(model.pipeline, ["a star"])
-    whole, shorter = (make_targets([each], model, QUICK, source, embeddings)[each] for each in (name, f"{name}:0.9"))
-    assert torch.allclose(shorter, 0.9 * whole)
+    whole = make_target(name, model, QUICK, 0.7 * source, embeddings)
+    assert torch.equal(make_target(f"{name}:0.7", model, QUICK, source, embeddings), whole)
 
 
 def test_an_npnet_makes_targets_of_any_strength(model):
     embeddings = encode_prompts(model.pipeline, ["a star", "a heart"])
     source = source_noise([1, 2], (4, 16, 16))
     golden = model.npnet(source, embeddings["prompt_embeds"])
-    assert torch.allclose(make_targets(["npnet"], model, QUICK, source, embeddings)["npnet"], golden, atol=1e-6)
-    doubled = make_targets(["npnet*2"], model, QUICK, source, embeddings)["npnet*2"]
+    assert torch.allclose(make_target("npnet", model, QUICK, source, embeddings), golden, atol=1e-6)
+    doubled = make_target("npnet*2", model, QUICK, source, embeddings)
     assert torch.allclose(doubled - source, 2 * (golden - source), atol=1e-5)
 
 
@@ -131,16 +132,14 @@ def test_an_npnet_makes_targets_of_any_strength(model):
 def test_a_target_beyond_its_schedule_is_refused(model, name):
     source = source_noise([0], (4, 16, 16))
     with pytest.raises(InvalidInput, match="step"):
-        make_targets([name], model, QUICK, source, encode_prompts(model.pipeline, ["a star"]))[name]
+        make_target(name, model, QUICK, source, encode_prompts(model.pipeline, ["a star"]))
 
 
-def test_targets_that_differ_in_length_alone_are_made_once(model, monkeypatch):
-    calls = []
-    monkeypatch.setattr(make_shard, "redenoise", lambda *_, **options: calls.append(options) or torch.ones(1))
-    names = ["20x1@9", "20x1@9:0.92", "source:0.9", "20x1@9:0.8", "20x1"]
-    targets = make_targets(names, model, QUICK, torch.full((1,), 2.0), {})
-    assert [options["guidance_scale"] for options in calls] == [9.0, model.spec.redenoise_guidance_scale]
-    assert [round(targets[name].item(), 2) for name in names] == [1, 0.92, 1.8, 0.8, 1]
+def test_the_default_target_is_the_models_own_label(model):
+    source, embeddings = source_noise([0, 1], (4, 16, 16)), encode_prompts(model.pipeline, ["a star", "a heart"])
+    label = ARMS["inversion"](source, Conditions(model.spec, model.pipeline, model.npnet, embeddings, [0, 1]))
+    assert torch.equal(make_target(default_target(model.spec), model, QUICK, source, embeddings), label)
+    assert default_target(find_model("sdxl")) == "10x1"
 
 
 def test_a_shard_does_not_depend_on_what_was_made_before_it(model):

@@ -83,6 +83,12 @@ def shard_inputs(settings: Settings, index: int, prompts: Sequence[str] | None) 
     return chosen, [int(seed) for seed in rng.integers(2**16, MAX_SEED, settings.shard_size)]
 
 
+def default_target(spec: ModelSpec) -> str:
+    """The target that a model's `redenoise_*` settings ask for, by its name."""
+    steps, steps_down = spec.redenoise_schedule
+    return f"{steps}x{steps_down}" + (f":{spec.redenoise_length:g}" if spec.redenoise_length != 1 else "")
+
+
 _NUMBER = r"\d{1,3}(?:\.\d+)?"
 _TARGET = re.compile(
     rf"(?P<noise>source|npnet(?:\*(?P<strength>{_NUMBER}))?"
@@ -91,32 +97,15 @@ _TARGET = re.compile(
 )
 
 
-def make_targets(
-    names: Sequence[str], model: Model, settings: Settings, source: Tensor, embeddings: Embeddings
-) -> dict[str, Tensor]:
-    """Target noises (B, C, h, w) by their names in --targets; those that differ in length alone are made once.
-
-    Raises: InvalidInput for a name that says nothing.
-    """
-    targets: dict[str, Tensor] = {}
-    made: dict[str, Tensor] = {}
-    for name in names:
-        parts = _TARGET.fullmatch(name)
-        if not parts:
-            raise InvalidInput(
-                "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
-                f"each with or without a :LENGTH such as :0.9, got {name[:40]!r}."
-            )
-        if parts["noise"] not in made:
-            made[parts["noise"]] = _make_target(parts, model, settings, source, embeddings)
-        targets[name] = float(parts["length"] or 1) * made[parts["noise"]]
-    return targets
-
-
-def _make_target(
-    parts: re.Match[str], model: Model, settings: Settings, source: Tensor, embeddings: Embeddings
-) -> Tensor:
-    """The target noise that a name's parts ask for, before its length."""
+def make_target(name: str, model: Model, settings: Settings, source: Tensor, embeddings: Embeddings) -> Tensor:
+    """Target noise (B, C, h, w) by its name in --targets. Raises: InvalidInput for a name that says nothing."""
+    parts = _TARGET.fullmatch(name)
+    if not parts:
+        raise InvalidInput(
+            "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
+            f"each with or without a :LENGTH such as :0.7, got {name[:40]!r}."
+        )
+    source = float(parts["length"] or 1) * source
     if parts["noise"] == "source":
         return source
     if parts["noise"].startswith("npnet"):
@@ -168,7 +157,9 @@ def paint_shard(model: Model, settings: Settings, index: int, prompts: Sequence[
     with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=settings.bf16):
         embeddings = encode_anew(pipeline, chosen)
         source = source_noise(seeds, latent_shape(pipeline))
-        noises = {"source": source} | make_targets(settings.targets, model, settings, source, embeddings)
+        noises = {"source": source} | {
+            name: make_target(name, model, settings, source, embeddings) for name in settings.targets
+        }
         images = paint(model, settings.num_inference_steps, rows, noises, embeddings) if settings.judged else []
     return Painted(rows, noises, images)
 
