@@ -128,19 +128,47 @@ from dataclasses import replace
 sys.path.insert(0, {root!r})
 import torch
 from eval.run_benchmark import MODELS, main
+from golden.errors import run_command
 torch.set_num_threads(1)
 MODELS["shapes"] = replace(MODELS["shapes"], repo={repo!r}, npnet={npnet!r})
-main(sys.argv[1:])
+run_command(lambda: main(sys.argv[1:]))
 """
+
+
+def launch(folder: Path, prelude: str = "") -> list[str]:
+    """The command that makes `finished`'s rows in folder/run, in a process of its own that first does `prelude`."""
+    spec, launcher = MODELS["shapes"], folder / "launch.py"
+    launcher.write_text(prelude + LAUNCHER.format(root=str(ROOT), repo=spec.repo, npnet=spec.npnet))
+    command = [sys.executable, str(launcher), "--out", str(folder / "run"), "--limit", "5", "--batch-size", "9"]
+    arms = ["--arms", "standard", "npnet", "npnet_other_prompt"]
+    return [*command, *arms, "--num-inference-steps", "2", "--judges", "none", "--device", "cpu"]
+
+
+def test_a_disk_that_is_full_in_earnest_loses_no_finished_part(finished, tmp_path):
+    out = tmp_path / "run"
+    finish(settings(), out)
+    lost = sorted((out / "parts").iterdir())[2:]
+    kept = {path: path.read_bytes() for path in sorted((out / "parts").iterdir())[:2]}
+    for path in [*lost, out / "rows.parquet", out / "rows.csv"]:
+        path.unlink()
+    limit = max(path.stat().st_size for path in (out / "manifest.json", *out.glob("timings*"))) + 1500
+    assert limit < min(map(len, kept.values())), "a part must be what does not fit"
+    full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    ended = subprocess.run(launch(tmp_path, full), capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert (
+        ended.stderr.splitlines()[-1]
+        == f"Cannot write to {out}: File too large. What is finished stays; start again to go on."
+    )
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert sorted((out / "parts").iterdir()) == [*kept]  # no half a file either
+    finish(settings(), out)
+    assert (out / "rows.parquet").read_bytes() == (finished / "rows.parquet").read_bytes()
 
 
 @pytest.mark.slow
 def test_killed_ten_times_a_run_ends_with_the_same_rows(finished, tmp_path):
-    spec, out = MODELS["shapes"], tmp_path / "run"
-    launcher = tmp_path / "launch.py"
-    launcher.write_text(LAUNCHER.format(root=str(ROOT), repo=spec.repo, npnet=spec.npnet))
-    command = [sys.executable, str(launcher), "--out", str(out), "--limit", "5", "--batch-size", "9", "--device", "cpu"]
-    command += ["--arms", "standard", "npnet", "npnet_other_prompt", "--num-inference-steps", "2", "--judges", "none"]
+    command, out = launch(tmp_path), tmp_path / "run"
     rng, duration = random.Random(0), 300.0
     for index in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
