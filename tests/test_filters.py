@@ -56,8 +56,15 @@ def test_an_unknown_filter_lists_what_there_is(name):
 
 
 def test_judges_that_were_not_recorded_cannot_filter():
-    with pytest.raises(InvalidInput, match="Unknown filter 'vote'"):
+    with pytest.raises(InvalidInput, match="no filter 'vote'"):
         find_filter("vote", ["target_score"])
+
+
+@pytest.mark.parametrize("name", ["right", "improved", "best", "HPSv2"])
+def test_pairs_that_nobody_judged_have_one_filter(name):
+    with pytest.raises(InvalidInput, match=f"no filter '{name}': choose one of all;"):
+        find_filter(name, ["index", "prompt", "target"])
+    assert find_filter("all", [])(pd.DataFrame(index=range(2))).tolist() == [True, True]
 
 
 @pytest.mark.parametrize("name", ["HPSv2", "HPSv2+AES", "vote", "improved", "not_worse", "right", "all"])

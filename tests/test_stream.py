@@ -164,6 +164,14 @@ def test_embeddings_are_made_once_and_those_of_other_prompts_are_refused(folder,
         PairStream(tmp_path).first(everything(tmp_path))
 
 
+def test_workers_share_the_prompts_to_encode(tmp_path):
+    write_manifest(tmp_path, {"settings": {"model": "shapes"}})
+    write_pairs(tmp_path, np.random.default_rng(0))
+    for worker in (1, 0):
+        keep_embeds(tmp_path, worker=worker, num_workers=2)
+        assert len([*embeds_folder(tmp_path).glob("*.safetensors")]) == NUM_SHARDS // (1 + worker)
+
+
 def test_a_damaged_shard_is_not_trained_on(folder, tmp_path):
     write_manifest(tmp_path, {"settings": {"model": "shapes"}})
     write_pairs(tmp_path, np.random.default_rng(0))

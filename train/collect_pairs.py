@@ -13,7 +13,7 @@ by one, too: each takes shards that no other has.
 One source may get several targets, of which training takes the best (--filter best). A target is named after its
 schedule: 10x1 goes 1 of 10 steps down and back, as the paper does; 20x3@7.5 goes 3 of 20 at guidance 7.5. `source` is
 the source noise itself, for where nothing is better, and npnet*2 twice the change that the NPNet in --npnet makes, to
-train that network on by what became of it. A length may follow: 20x1@9:0.92 and source:0.9 are those noises times that.
+train that network on by what became of it. A length may follow: 20x5:0.7 starts from the source noise times 0.7.
 
 Pairs that the filter rejects are recorded with the others, and why: another filter needs no new pictures.
 """
@@ -39,7 +39,7 @@ from golden.npnet import find_npnet
 from train.claims import Claims
 from train.collection_plan import plan_collection
 from train.filters import find_filter
-from train.make_shard import Settings, collect_shard, load_critics, load_painter
+from train.make_shard import Settings, collect_shard, default_target, load_critics, load_painter
 from train.pairs import Shard, describe_gains, finished_shards, read_rows, write_manifest, write_shard
 from train.ray_engine import collect_on_ray
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, default=defaults.num_threads, help="of a worker on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    arguments.targets = tuple(arguments.targets or ["{}x{}".format(*find_model(arguments.model).redenoise_schedule)])
+    arguments.targets = tuple(arguments.targets or [default_target(find_model(arguments.model))])
     arguments.judges = tuple(JUDGES) if list(arguments.judges) == ["all"] else tuple(arguments.judges)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     for name in ("num_pairs", "shard_size", "num_threads", "workers", "judge_workers"):
@@ -157,7 +157,8 @@ def main() -> None:
     if len(set(settings.targets)) < len(settings.targets):
         raise InvalidInput(f"Each target goes once into a data set, got {' '.join(settings.targets)}.")
     if settings.filter:
-        find_filter(settings.filter, [f"target_{name}" for name in settings.judges])
+        figures = [*settings.judges, *(["score"] if find_model(settings.model).is_shapes else [])]
+        find_filter(settings.filter, [f"target_{name}" for name in figures])
     prompts = read_prompts(arguments.prompts)
     rank, _ = find_worker()
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if arguments.device == "cuda" else arguments.device

@@ -53,7 +53,7 @@ def find_filter(name: str, columns: Sequence[str], margin: float = 0.0) -> Filte
     Source: section 3.2 of the paper (HPSv2, margin 0) and its Tables 8 and 9 (other judges, other margins).
     Raises: InvalidInput listing what there is.
     """
-    if name in FILTERS:
+    if name in _available(columns):
         return FILTERS[name]
     names = _judges_of(name, columns)
 
@@ -79,9 +79,14 @@ def _judges_of(name: str, columns: Sequence[str]) -> list[str]:
     recorded = recorded_judges(columns)
     names = recorded if name == "vote" else name.split("+")
     if not names or not set(names) <= set(recorded):
-        have = ", ".join([*FILTERS, *recorded, *(["vote"] if recorded else [])])
-        raise InvalidInput(f"Unknown filter {name[:60]!r}: choose one of {have}; judges can be joined by '+'.")
+        have = ", ".join([*_available(columns), *recorded, *(["vote"] if recorded else [])])
+        raise InvalidInput(f"These pairs know no filter {name[:60]!r}: choose one of {have}; judges join by '+'.")
     return names
+
+
+def _available(columns: Sequence[str]) -> list[str]:
+    """The filters of FILTERS that can be asked: all but one need the exact checker's verdicts."""
+    return [*FILTERS] if "target_score" in columns else ["all"]
 
 
 def _beats(rows: pd.DataFrame, figure: str, margin: float) -> pd.Series:

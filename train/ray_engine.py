@@ -7,10 +7,13 @@ Every machine of the cluster needs a clone of the project at the same path; only
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from golden.compare import Model
 from golden.errors import InvalidInput, MissingWeights
+from golden.judges import JudgeSet
 from golden.models import find_model
 from train.claims import Claims
 from train.make_shard import Painted, Settings, judge_shard, load_critics, load_painter, paint_shard
@@ -27,11 +30,14 @@ SHARDS_AHEAD = 2
 
 
 class Painter:
-    """Makes noises and pictures."""
+    """Makes noises and pictures. Its model is loaded by the first task: Ray hides what fails before."""
 
     def __init__(self, settings: Settings, device: str, prompts: Sequence[str] | None) -> None:
-        self.settings, self.prompts = settings, prompts
-        self.model = load_painter(settings, device)
+        self.settings, self.device, self.prompts = settings, device, prompts
+
+    @cached_property
+    def model(self) -> Model:
+        return load_painter(self.settings, self.device)
 
     def paint(self, index: int) -> Painted:
         return paint_shard(self.model, self.settings, index, self.prompts)
@@ -41,8 +47,11 @@ class Critic:
     """Judges pictures."""
 
     def __init__(self, settings: Settings, device: str) -> None:
-        self.settings, self.spec = settings, find_model(settings.model)
-        self.judges = load_critics(settings, device)
+        self.settings, self.device, self.spec = settings, device, find_model(settings.model)
+
+    @cached_property
+    def judges(self) -> JudgeSet | None:
+        return load_critics(self.settings, self.device)
 
     def judge(self, painted: Painted) -> Shard:
         return judge_shard(painted, self.settings, self.spec, self.judges)

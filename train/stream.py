@@ -139,13 +139,14 @@ def embeds_folder(folder: Path) -> Path:
     return folder / "prompt_embeds" / hashlib.sha256(json.dumps(hash_model(spec)).encode()).hexdigest()[:12]
 
 
-def keep_embeds(folder: Path, device: str = "cpu") -> None:
-    """Encode the prompts of every shard whose embeddings are not on disk yet.
+def keep_embeds(folder: Path, device: str = "cpu", worker: int = 0, num_workers: int = 1) -> None:
+    """Encode the prompts of every shard whose embeddings are not on disk yet, or one worker's share of them.
 
     Raises: MissingWeights if that takes the model, and it cannot be had.
     """
     where = embeds_folder(folder)
-    missing = [shard for shard in finished_shards(folder) if not _embeds_path(where, shard).is_file()]
+    share = finished_shards(folder)[worker::num_workers]
+    missing = [shard for shard in share if not _embeds_path(where, shard).is_file()]
     if not missing:
         return
     pipeline = load_model(read_manifest(folder)["settings"]["model"], device=device).pipeline

@@ -459,8 +459,8 @@ def main() -> None:
     rows, validation_rows = choose_rows(
         arguments.pairs, settings.filter, settings.targets, settings.margin, settings.kinds
     )
-    with accelerator.main_process_first():
-        keep_embeds(arguments.pairs, str(accelerator.device))
+    keep_embeds(arguments.pairs, str(accelerator.device), accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
     pairs = PairStream(arguments.pairs)
     torch.manual_seed(settings.seed)
     network = start_from(settings.start) if settings.start else make_npnet(architecture, pairs.first(rows))
