@@ -361,7 +361,8 @@ def time_routes(npnet: NPNet, device: torch.device, clock: Clock) -> list[dict[s
     an entry of U diag(s) Vh, of which the entries have unit variance; `vector_error` the largest departure of U from
     orthogonality. A route that fails has one sentence, `failed`, in their place.
     """
-    config, rows = npnet.config, []
+    config = npnet.config
+    rows: list[dict[str, Any]] = []
     for batch in (1, 8):
         noise = source_noise(range(batch), (config.channels, config.height, config.width))
         assert npnet.unet_svd is not None

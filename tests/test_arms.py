@@ -25,12 +25,19 @@ def conditions(tiny_model) -> Conditions:
 
 
 @pytest.fixture(scope="module")
+def hunyuan_conditions(tiny_hunyuan) -> Conditions:
+    return make_conditions(tiny_hunyuan, ["a red star", "two blue hearts"], [4, 5])
+
+
+@pytest.fixture(scope="module")
 def source() -> torch.Tensor:
     return source_noise([4, 5], SHAPE)
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_contract(name, source, conditions):
+@pytest.mark.parametrize("model", ["conditions", "hunyuan_conditions"])
+def test_contract(name, model, source, request):
+    conditions = request.getfixturevalue(model)
     before = source.clone()
     noise = find_arm(name)(source, conditions)
     assert noise.shape == source.shape

@@ -239,6 +239,18 @@ def test_every_sampler_runs(tiny_shapes, sampler):
     assert steps == [(step, len(steps)) for step in range(1, len(steps) + 1)]
 
 
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if not name.endswith("_ays")])
+def test_every_sampler_runs_on_hunyuan(tiny_hunyuan, sampler):
+    comparison = run_comparison(replace(SHORT, sampler=sampler), tiny_hunyuan)
+    assert comparison.images["standard"].tobytes() != comparison.images["npnet"].tobytes()
+
+
+def test_a_sampler_without_a_schedule_for_the_model_says_so(tiny_hunyuan):
+    with pytest.raises(InvalidInput, match="SDXL's noise levels"):
+        run_comparison(replace(SHORT, sampler="dpm_ays"), tiny_hunyuan)
+    assert not tiny_hunyuan.lock.locked()
+
+
 def test_every_arm_at_once(tiny_shapes):
     comparison = run_comparison(replace(SHORT, arms=tuple(ARMS)), tiny_shapes)
     assert list(comparison.images) == list(ARMS)

@@ -141,6 +141,14 @@ def test_a_folder_as_model_with_an_npnet_of_ones_own(tmp_path, tiny_sdxl_folder,
     assert pixels(picture) == pixels(tmp_path / "b" / "standard.png")
 
 
+def test_hunyuan_is_rendered_too(tmp_path, tiny_hunyuan_folder, tiny_npnet_file):
+    own = ("--model", tiny_hunyuan_folder, "--npnet", tiny_npnet_file)
+    render(*own, "--prompt", "a star", "--steps", 2, "--sampler", "heun", "--width", 128, "--out", tmp_path / "a")
+    render("--from-image", tmp_path / "a" / "golden.png", *own, "--out", tmp_path / "b")
+    assert pixels(tmp_path / "a" / "golden.png") == pixels(tmp_path / "b" / "golden.png")
+    assert pixels(tmp_path / "a" / "golden.png")[0] == (128, 8 * SIZE)
+
+
 def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
     other = load_npnet(tiny_npnet_file)
     other.alpha.zero_()

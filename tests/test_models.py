@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from golden import models
+from golden.arms import ARMS
+from golden.compare import compare, load_model
 from golden.errors import BadWeights, GoldenError, InvalidInput, MissingWeights
 from golden.models import MODELS, ModelSpec, find_file, find_model, list_files
 from golden.noise import source_noise
 from golden.pipelines import denoise, encode_prompts, load_pipeline
 from golden.samplers import SAMPLERS
+from golden.settings import default_request
 from tests.conftest import SIZE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -52,6 +55,16 @@ def other_unet(tiny_sdxl_folder, tmp_path) -> Path:
     weights = load_file(Path(tiny_sdxl_folder) / "unet" / "diffusion_pytorch_model.safetensors")
     save_file({name: value / 2 for name, value in weights.items()}, tmp_path / "other_unet.safetensors")
     return tmp_path / "other_unet.safetensors"
+
+
+@pytest.fixture
+def guided_unet(tiny_sdxl_folder, tmp_path) -> Path:
+    """A folder of a tiny UNet that takes the guidance scale as an input, as LCM's does."""
+    config = diffusers.UNet2DConditionModel.load_config(tiny_sdxl_folder, subfolder="unet")
+    with torch.random.fork_rng(devices=[]):
+        guided = diffusers.UNet2DConditionModel.from_config(config | {"time_cond_proj_dim": 16})
+    guided.save_pretrained(tmp_path / "lcm")
+    return tmp_path / "lcm"
 
 
 def tiny(name: str, folder: str, **changes) -> ModelSpec:
@@ -103,12 +116,8 @@ def test_weights_of_another_unet_take_its_place(tiny_sdxl_folder, other_unet, hu
     assert paint(spec, pipeline).isfinite().all()
 
 
-def test_another_unet_repository_takes_its_place(tiny_sdxl_folder, tmp_path, hub):
-    config = diffusers.UNet2DConditionModel.load_config(tiny_sdxl_folder, subfolder="unet")
-    with torch.random.fork_rng(devices=[]):
-        guided = diffusers.UNet2DConditionModel.from_config(config | {"time_cond_proj_dim": 16})
-    guided.save_pretrained(tmp_path / "lcm")
-    hub("latent-consistency/lcm-sdxl", files_under(str(tmp_path / "lcm")))
+def test_another_unet_repository_takes_its_place(tiny_sdxl_folder, guided_unet, hub):
+    hub("latent-consistency/lcm-sdxl", files_under(str(guided_unet)))
     spec = tiny("lcm-sdxl", tiny_sdxl_folder)
     pipeline = load_pipeline(spec)
     assert pipeline.unet.config.time_cond_proj_dim == 16
@@ -186,6 +195,44 @@ def test_names_with_a_lora(tiny_sdxl_folder):
     for bad in ("sdxl+", "sdxl+style.ckpt", "+"):
         with pytest.raises(InvalidInput):
             find_model(bad)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_registry(
+    tiny_sdxl_folder, tiny_hunyuan_folder, tiny_npnet_file, other_unet, guided_unet, tmp_path, monkeypatch
+):
+    """MODELS with tiny weights in every place, and all else as it is."""
+    write_lora(tmp_path / "ones.safetensors", tiny_sdxl_folder)
+    parts = {
+        "hunyuan-dit": {"repo": tiny_hunyuan_folder},
+        "sdxl-lightning": {"unet": str(other_unet)},
+        "lcm-sdxl": {"unet": str(guided_unet)},
+        "pcm-sdxl": {"loras": (str(tmp_path / "ones.safetensors"),)},
+    }
+    for name, spec in MODELS.items():
+        places = {"repo": tiny_sdxl_folder, "revision": None, "variant": None, "npnet": str(tiny_npnet_file)}
+        steps = {"num_inference_steps": min(4, spec.num_inference_steps)}
+        monkeypatch.setitem(MODELS, name, replace(spec, **(places | steps | parts.get(name, {}))))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("tiny_registry")
+def test_every_model_is_loaded_compared_and_stopped(name):
+    """With its own sampler, guidance and re-denoise settings, through every arm."""
+    model = load_model(name)
+    scheduler = model.pipeline.scheduler
+    request = default_request(model.spec, prompt="a red star", arms=tuple(ARMS))
+    *progress, _, comparison = compare(request, model)
+    assert len(progress) == progress[-1].step == progress[-1].num_steps
+    assert len({image.tobytes() for image in comparison.images.values()}) == len(ARMS)
+    events = compare(replace(request, arms=("standard", "npnet"), num_inference_steps=50), model)
+    assert next(events).num_steps >= 50
+    events.close()
+    assert not model.lock.locked()
+    assert model.pipeline.scheduler is scheduler
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
