@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eval.statistics import Interval, bootstrap_mean
+from eval.statistics import Interval
 from golden.npnet import NPNetConfig, SingularBranch, decompose
 from golden.shapes import parse_caption, render, sample_scene
 
@@ -26,12 +26,6 @@ def diversity(extras: pd.DataFrame, variant: str) -> pd.Series:
         return float(1 - (total - size) / (size * (size - 1)))
 
     return own.groupby("prompt_index")["features"].agg(spread)
-
-
-def diversity_difference(extras: pd.DataFrame, variant: str, baseline: str) -> tuple[Interval, Interval]:
-    """(the variant's diversity, its difference to the baseline's), with intervals over prompts."""
-    ours, theirs = (diversity(extras, name) for name in (variant, baseline))
-    return bootstrap_mean(ours, ours.index), bootstrap_mean(ours - theirs, ours.index)
 
 
 # --- pictures against real ones ---------------------------------------------------------------------------------------

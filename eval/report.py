@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
-from eval.distances import diversity_difference
+from eval.distances import diversity
 from eval.plots import (
     Plot,
     best_of_n,
@@ -34,7 +34,7 @@ from eval.selection import (
     scores_of,
     worth_in_seeds,
 )
-from eval.statistics import Interval
+from eval.statistics import Interval, bootstrap_mean
 from eval.suites import Suite
 from eval.summary import RIGHT, Effect, find_metrics, mean_of, pair_rows
 from eval.tables import (
@@ -121,7 +121,8 @@ class Results:
     @property
     def focus(self) -> Variant | None:
         """The variant that the report looks at closely: the first NPNet's, or the first that has a baseline."""
-        compared = [variant for variant in self.variants if variant.name != variant.baseline]
+        names = {variant.name for variant in self.variants}
+        compared = [variant for variant in self.variants if variant.baseline in names - {variant.name}]
         return next((v for v in compared if v.arm == "npnet"), compared[0] if compared else None)
 
 
@@ -256,14 +257,23 @@ def choosing_seeds(results: Results) -> Section:
         best_of_n(lines, golden_mean, first, focus.name),
         matrix_table(f"Best of {num} standard seeds, judges held out", matrix, held_out, note),
     ]
-    if results.pairs is not None:
-        names = [name for name in results.metrics if f"target_{name}" in results.pairs]
-        kept = pairs_matrix(results.pairs, names)
-        outside = {name: held_out_gain(kept, name) for name in dict.fromkeys(first for first, _ in kept)}
-        note = "What pairs kept by one judge gain in the eyes of another, in spreads of the second."
-        blocks.append(matrix_table("Pairs of source and target noise, judges held out", kept, outside, note))
+    if table := held_out_pairs(results):
+        blocks.append(table)
     text = "A judge can choose among standard pictures instead. N seeds cost N pictures, NPNet little more than one."
     return Section(title, text, blocks)
+
+
+def held_out_pairs(results: Results) -> Table | None:
+    """The matrix of judges that keep pairs, where there are pairs that judges have scored."""
+    if results.pairs is None:
+        return None
+    names = [name for name in results.metrics if f"target_{name}" in results.pairs]
+    kept = pairs_matrix(results.pairs, names)
+    held_out = {name: held_out_gain(kept, name) for name in dict.fromkeys(chooser for chooser, _ in kept)}
+    note = (
+        "What the pairs kept by one judge (target above source) gain in the eyes of another, in spreads of the second."
+    )
+    return matrix_table("Pairs of source and target noise, judges held out", kept, held_out, note) if kept else None
 
 
 def equal_cost(results: Results, focus: Variant) -> Table:
@@ -291,11 +301,14 @@ def diversity_of_seeds(results: Results) -> Section:
     title = "Diversity across seeds"
     if results.num_seeds < 2 or "features" not in results.extras:
         return Section(title, "", [])
-    body = []
+    body, names = [], {variant.name for variant in results.variants}
     for variant in results.variants:
-        value, difference = diversity_difference(results.extras, variant.name, variant.baseline)
-        change = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
-        body.append([variant.name, format_interval(value, 4), "" if variant.name == variant.baseline else change])
+        own = diversity(results.extras, variant.name)
+        change = ""
+        if variant.baseline in names and variant.baseline != variant.name:
+            less = bootstrap_mean(own - diversity(results.extras, variant.baseline), own.index)
+            change = f"{less.value:+.4f} [{less.low:+.4f}, {less.high:+.4f}]"
+        body.append([variant.name, format_interval(bootstrap_mean(own, own.index), 4), change])
     text = (
         "Golden noise that pulled every seed to one picture would be no gain. The distance between two pictures of a "
         "prompt is 1 less the cosine of their CLIP embeddings, averaged over pairs of seeds."

@@ -38,8 +38,9 @@ from golden.files import atomic_path, sha256
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, find_judge, load_judge, load_judges
 from golden.judges.base import ClipJudge
 from golden.models import MODELS, ModelSpec, find_model
+from golden.noise import source_noise
 from golden.npnet import NPNETS, find_npnet
-from golden.pipelines import load_pipeline
+from golden.pipelines import latent_shape, load_pipeline
 from golden.shapes import open_image
 from train.pairs import read_rows
 
@@ -111,7 +112,7 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
     check_whole("batch size", settings.batch_size, 1, MAX_BATCH_SIZE)
     check_whole("number of epochs", settings.num_epochs, 1, MAX_EPOCHS)
     prompts = load_prompt_set(_prompt_set_name(settings), settings.prompts, spec).limit(settings.limit)
-    pairs = open_pairs(settings.pairs, spec) if settings.pairs and suite.trains else None
+    pairs = open_pairs(settings.pairs, spec) if settings.pairs else None
     plan = suite.make_plan(spec, make_options(settings, pairs))
     variants = [check_variant(variant, spec, prompts.prompts[0].text) for variant in plan.variants]
     plan = replace(plan, variants=variants)
@@ -136,8 +137,15 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
 
 def make_options(settings: Settings, pairs: PairsFolder | None) -> Options:
     """What the suite is told; without pairs, of none."""
-    chosen = (settings.arms, settings.num_inference_steps, settings.guidance_scale, settings.sampler)
-    return Options(*chosen, settings.num_epochs, *((pairs.targets, pairs.num_sources) if pairs else ()))
+    return Options(
+        arms=settings.arms,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        sampler=settings.sampler,
+        num_epochs=settings.num_epochs,
+        targets=pairs.targets if pairs else (),
+        num_pairs=pairs.num_sources if pairs else 0,
+    )
 
 
 def open_real_pictures(folder: Path | None, spec: ModelSpec, prompts: PromptSet) -> list[Image.Image]:
@@ -242,7 +250,6 @@ def run_benchmark(run: Run, out: Path, device: str = "cpu", *, keep_pictures: bo
     """Train what the suite trains, render, merge and compare; None in all workers but the first."""
     rank, num_workers = find_worker()
     folder = RunFolder(out)
-    dropped = [asdict(row) for row in run.prompts.dropped]
     record = describe_machine(device) | {"workers": num_workers}
     folder.open(identify(run), record, write=rank == 0)
     started = time.perf_counter()
@@ -252,35 +259,39 @@ def run_benchmark(run: Run, out: Path, device: str = "cpu", *, keep_pictures: bo
     render_parts(run, folder, keep_pictures=keep_pictures)
     if rank > 0:
         return None
-    batches = run.batches
-    wait_for_parts(folder, batches, run.variants)
-    rows = folder.merge(len(batches), run.variants)
-    effects = compare_all(rows, run.variants)
+    wait_for_parts(folder, run.batches, run.variants)
+    return summarise(run, folder, seconds_of_last_start=round(time.perf_counter() - started, 1))
+
+
+def summarise(run: Run, folder: RunFolder, **facts: object) -> Results:
+    """Merge a finished run's parts, compare its variants, and note the effects and `facts` in its manifest."""
+    num_parts, variants = len(run.batches), run.variants
+    rows = folder.merge(num_parts, variants)
+    effects = compare_all(rows, variants)
     grouped = group_rows(rows, run)
-    by_category = [e for category in find_categories(grouped) for e in compare_all(grouped, run.variants, category)]
+    by_category = [effect for name in find_categories(grouped) for effect in compare_all(grouped, variants, name)]
+    timings, extras = folder.read_timings(), folder.read_extras(num_parts, variants)
     folder.note(
-        dropped_prompts=dropped,
-        seconds_of_last_start=round(time.perf_counter() - started, 1),
-        seconds=sum_seconds(folder.read_timings()),
+        dropped_prompts=[asdict(row) for row in run.prompts.dropped],
+        seconds=sum_seconds(timings),
         results=[asdict(effect) for effect in effects],
+        **facts,
     )
-    manifest, extras = folder.read_manifest(), folder.read_extras(len(batches), run.variants)
-    assert manifest is not None
     return Results(
-        run.suite,
-        spec.name,
-        run.prompts.name,
-        run.variants,
-        grouped,
-        effects,
-        by_category,
-        folder.read_timings(),
-        manifest,
-        extras,
-        run.plan.left_out,
-        compare_singular_vectors(run) if run.suite.measures == "singular" else {},
-        compare_with_real(run, extras) if run.real else {},
-        read_rows(run.pairs.folder) if run.pairs else None,
+        suite=run.suite,
+        model=run.renderer.model.spec.name,
+        prompts=run.prompts.name,
+        variants=variants,
+        rows=grouped,
+        effects=effects,
+        by_category=by_category,
+        timings=timings,
+        manifest=folder.read_manifest() or {},
+        extras=extras,
+        left_out=run.plan.left_out,
+        singular=compare_singular_vectors(run) if run.suite.measures == "singular" else {},
+        frechet=compare_with_real(run, extras) if run.real else {},
+        pairs=read_rows(run.pairs.folder) if run.pairs else None,
     )
 
 
@@ -298,7 +309,7 @@ def compare_singular_vectors(run: Run) -> dict[str, tuple]:
     """By arm, how much of the source noise's singular vectors its noise keeps."""
     units = [Unit(i, prompt, run.seeds[0]) for i, prompt in enumerate(run.prompts.prompts[:NUM_NOISES])]
     noises = run.renderer.make_noises(run.variants, units, Timings())
-    source = noises["standard"]
+    source = source_noise([unit.seed for unit in units], latent_shape(run.renderer.model.pipeline))
     return {name: singular_similarity(source, noise) for name, noise in noises.items() if name != "standard"}
 
 
@@ -338,7 +349,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--sampler", help="(default: the model's)")
     parser.add_argument("--judges", nargs="+", metavar="JUDGE", help=f"all, none, or of {', '.join(JUDGES)}")
     parser.add_argument("--judge-weights", choices=WEIGHT_SETS, default=defaults.judge_weights)
-    parser.add_argument("--pairs", type=Path, help="pairs for suites that train, from train/collect_pairs.py")
+    parser.add_argument("--pairs", type=Path, help="judged pairs: for suites that train, and to compare judges")
     parser.add_argument("--num-epochs", type=int, default=defaults.num_epochs, help="of networks that a suite trains")
     parser.add_argument("--real", type=Path, help="folder of real pictures (default: the shapes world's own)")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="pictures denoised at a time")

@@ -254,3 +254,14 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GoldenError, match="Cannot write to"):
         write_report(make_results(), tmp_path / "file" / "report")
+
+
+def test_pairs_of_several_judges_are_compared_and_an_arm_may_stand_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {f"{side}_{name}": rng.normal(size=50) for side in ("source", "target") for name in ("HPSv2", "AES")}
+    pairs = pd.DataFrame(columns).assign(prompt=[f"prompt {index % 20}" for index in range(50)])
+    write_report(make_results(pairs=pairs), tmp_path / "pairs")
+    assert "Pairs of source and target noise" in (tmp_path / "pairs" / "report.md").read_text()
+    alone = [Variant("npnet", "npnet", 20, 5.5, "ddim")]
+    write_report(make_results(variants=alone), tmp_path / "alone")
+    assert "Diversity across seeds" in (tmp_path / "alone" / "report.md").read_text()
