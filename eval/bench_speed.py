@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,14 +124,19 @@ def bench_npnet_share(bench: Bench) -> Entry:
 
 
 def bench_pair(bench: Bench) -> Entry:
-    request = CompareRequest(bench.prompts[0])
+    """Without the app's previews, of which a slow machine draws more."""
+    prompt, source = bench.prompts[0], bench.source[:1]
+    embeddings = {name: value[:1] for name, value in bench.embeddings.items()}
+    conditions = Conditions(bench.model.spec, bench.model.pipeline, bench.model.npnet, embeddings, [0])
+
+    def together() -> None:
+        bench.paint(torch.cat([source, npnet(source, conditions)]), [prompt] * 2, [0, 0])
 
     def apart() -> None:
-        for arm in request.arms:
-            run_comparison(CompareRequest(bench.prompts[0], arms=(arm,)), bench.model)
+        for noise in (source, npnet(source, conditions)):
+            bench.paint(noise, [prompt], [0])
 
-    what = "standard and golden picture in one batch, against one after the other"
-    return Entry(what, "pair", lambda: run_comparison(request, bench.model), 1, apart, 1)
+    return Entry("standard and golden picture in one batch, against one after the other", "pair", together, 1, apart, 1)
 
 
 def bench_judges(bench: Bench) -> Entry:
@@ -152,11 +157,15 @@ def bench_judges(bench: Bench) -> Entry:
     )
 
 
-def bench_collection(bench: Bench) -> Entry:
-    """A shard as the collector makes it, against each prompt on its own: two whole renders, every picture alone."""
+def bench_collection(bench: Bench, bf16: bool = False) -> Entry:
+    """A shard as the collector makes it, against each prompt on its own: two whole renders, every picture alone.
+
+    The straightforward form is in full precision, also where the collector is told to use half.
+    """
     spec = bench.model.spec
     steps, steps_down = spec.redenoise_schedule
     settings = Collecting(shard_size=bench.shard_size, targets=(f"{steps}x{steps_down}",), judges=tuple(JUDGES))
+    settings = replace(settings, bf16=bf16)
     prompts, seeds = shard_inputs(settings, 0, None)
 
     def one_by_one() -> None:
@@ -252,6 +261,7 @@ ENTRIES: dict[str, Callable[[Bench], Entry]] = {
     "pair": bench_pair,
     "judges": bench_judges,
     "collection": bench_collection,
+    "collection_bf16": partial(bench_collection, bf16=True),
     "training_step": bench_training_step,
     "first_comparison": bench_first_comparison,
 }

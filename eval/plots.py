@@ -217,12 +217,15 @@ def quality_against_time(points: Mapping[str, tuple[float, Interval]], metric: s
     figure, axes = _axes(height=3.6)
     axis = axes[0, 0]
     arms = list(dict.fromkeys(name.split(" ", 1)[0] for name in points))
+    named: set[str] = set()
     for name, (seconds, mean) in points.items():
         arm, _, label = name.partition(" ")
         colour = _colour(arm, arms.index(arm))
         error = [[factor * (mean.value - mean.low)], [factor * (mean.high - mean.value)]]
         axis.errorbar(seconds, factor * mean.value, yerr=error, fmt="o", color=colour, alpha=0.9, linewidth=1)
-        axis.annotate(label or arm, (seconds, factor * mean.value), (5, 4), textcoords="offset points", fontsize=8)
+        if (label or arm) not in named:  # once, where several arms have it
+            axis.annotate(label or arm, (seconds, factor * mean.value), (5, 4), textcoords="offset points", fontsize=8)
+        named.add(label or arm)
     for index, arm in enumerate(arms):
         axis.plot([], [], "o", color=_colour(arm, index), label=arm)
     axis.set_xlabel("seconds a picture")
