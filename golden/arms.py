@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import InvalidInput, MissingWeights
 from .models import ModelSpec
-from .noise import random_change, redenoise, repaint
+from .noise import at_length_of, random_change, redenoise, repaint
 from .npnet import NPNet
 from .pipelines import Embeddings, encode_prompts, repeat_embeddings
 from .sizes import predict_golden
@@ -77,8 +77,7 @@ def equal_norm_random(source: Tensor, conditions: Conditions) -> Tensor:
 
 def equal_length(source: Tensor, conditions: Conditions) -> Tensor:
     """Control: the source noise times one number, as long as NPNet's golden noise is, in its own direction."""
-    golden = npnet(source, conditions)
-    return source * golden.flatten(1).norm(dim=1).div(source.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    return at_length_of(source, npnet(source, conditions))
 
 
 def npnet_unit_std(source: Tensor, conditions: Conditions) -> Tensor:

@@ -111,6 +111,11 @@ def repaint(
     return kept.sqrt() * latents.float().cpu() + (1 - kept).sqrt() * fresh
 
 
+def at_length_of(source: Tensor, other: Tensor) -> Tensor:
+    """The source noise times one number for each row, so that it is as long as `other`; both (B, C, h, w)."""
+    return source * other.flatten(1).norm(dim=1).div(source.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+
+
 def random_change(source: Tensor, other: Tensor, seeds: Sequence[int]) -> Tensor:
     """Noise (B, C, h, w) as far from the source noise as `other` is, row by row, in a random direction."""
     direction = source_noise([(seed + 2**30) % 2**32 for seed in seeds], source.shape[1:])

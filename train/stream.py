@@ -24,6 +24,7 @@ from golden.compare import load_model
 from golden.errors import BadWeights, InvalidInput
 from golden.files import load_weights, save_weights
 from golden.models import find_model
+from golden.noise import at_length_of
 from golden.pipelines import encode_anew
 from golden.shapes import parse_caption
 from train.filters import find_filter
@@ -44,17 +45,18 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Some pairs of a data set, N in all: the shard of each, its row there, and whether the source is its label."""
+    """Some pairs of a data set, N in all: the shard of each, its row there, and whether the
+    source noise at the target's length is its label."""
 
     shard: NDArray[np.int32]
     row: NDArray[np.int32]
-    left_alone: NDArray[np.bool_]
+    length_alone: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.shard)
 
     def __getitem__(self, chosen: NDArray | slice) -> "Rows":
-        return Rows(self.shard[chosen], self.row[chosen], self.left_alone[chosen])
+        return Rows(self.shard[chosen], self.row[chosen], self.length_alone[chosen])
 
 
 # --- which pairs ------------------------------------------------------------------------------------------------------
@@ -66,8 +68,8 @@ def choose_rows(
     """The pairs to train on and those to validate on, in order; prompts of validation are not trained on.
 
     `targets` keeps those kinds of target alone, of a data set with several; none given keeps all. `kinds` are the
-    categories of caption whose target noise is learnt; for captions of other categories the source noise is the label,
-    so that NPNet leaves alone what it is not known to help.
+    categories of caption whose target noise is learnt; for other captions the label is the source noise at the
+    target's length, so that NPNet keeps a direction that it is not known to help.
 
     Raises: InvalidInput for an empty folder, an unknown filter or target, or a filter that keeps nothing.
     """
@@ -105,7 +107,7 @@ def _concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(
         np.concatenate([part.shard for part in parts]),
         np.concatenate([part.row for part in parts]),
-        np.concatenate([part.left_alone for part in parts]),
+        np.concatenate([part.length_alone for part in parts]),
     )
 
 
@@ -231,5 +233,5 @@ def _gather(held: Mapping[int, _Held], rows: Rows) -> Batch:
     source = torch.stack([shard.source[row] for shard, row in where]).float()
     target = torch.stack([shard.target[row] for shard, row in where]).float()
     embeds = torch.stack([shard.prompt_embeds[shard.prompt_index[row]] for shard, row in where]).float()
-    left_alone = torch.from_numpy(rows.left_alone)[:, None, None, None]
-    return Batch(source, embeds, torch.where(left_alone, source, target))
+    length_alone = torch.from_numpy(rows.length_alone)[:, None, None, None]
+    return Batch(source, embeds, torch.where(length_alone, at_length_of(source, target), target))

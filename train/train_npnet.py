@@ -370,7 +370,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 def identify(settings: Settings, architecture: Architecture, rows: Rows) -> dict[str, Any]:
     """What decides the weights of a training, as a checkpoint remembers it."""
-    pairs = hashlib.sha256(b"".join(part.tobytes() for part in (rows.shard, rows.row, rows.left_alone))).hexdigest()
+    pairs = hashlib.sha256(b"".join(part.tobytes() for part in (rows.shard, rows.row, rows.length_alone))).hexdigest()
     return json.loads(json.dumps(asdict(settings) | asdict(architecture) | {"pairs": pairs[:16]}))
 
 
@@ -413,7 +413,11 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=defaults.margin, help="by how much a judge must be for a pair")
     parser.add_argument("--targets", nargs="+", default=(), help="of a data set with several targets, these alone")
     parser.add_argument(
-        "--kinds", nargs="+", choices=CATEGORIES, default=(), help="change the noise for these kinds of caption alone"
+        "--kinds",
+        nargs="+",
+        choices=CATEGORIES,
+        default=(),
+        help="change the noise's direction for these kinds of caption alone",
     )
     parser.add_argument("--num-epochs", type=int, default=defaults.num_epochs)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="pairs of a step, of all workers")
