@@ -757,7 +757,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "CLIPScore": Recipe(start_clip_score, clip_score_loss, 2800, 32, 7e-4),
     "PickScore": Recipe(start_pick_score, pick_score_loss, 1000, 32, 5e-4),
-    "ImageReward": Recipe(start_image_reward, ranking_loss, 1900, 32, 7e-4),
+    "ImageReward": Recipe(start_image_reward, ranking_loss, 4000, 32, 7e-4),
     "MPS": Recipe(start_mps, mps_loss, 800, 28, 5e-4),
     "HPSv2": Recipe(start_hpsv2, hps_loss, 400, 32, 5e-4),
     "AES": Recipe(start_aesthetic, aesthetic_loss, 400, 64, 1e-3),
