@@ -63,7 +63,7 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             num_inference_steps=20,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
-            # Differs from the paper: gentler and in several small steps, from shorter noise; see train/shapes/README.md.
+            # Differs from the paper: gentle, in several small steps, from shorter noise; see train/shapes/README.md.
             redenoise_guidance_scale=2.5,
             redenoise_schedule=(20, 5),
             redenoise_length=0.7,
