@@ -3,6 +3,7 @@
 Layout and callbacks only. What happens to noise and pictures is golden's business, and so is what input is allowed.
 """
 
+import importlib.util
 import os
 import secrets
 import threading
@@ -11,16 +12,29 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page asks nobody but its own server
 
+try:
+    from spaces import GPU as on_gpu  # before torch, on Hugging Face's ZeroGPU; anywhere else it does nothing
+except ImportError:
+
+    def on_gpu(run: Callable) -> Callable:
+        return run
+
+
 import gradio as gr
 import numpy as np
+import pandas as pd
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
+from eval import short_suite as suites
+from eval.tables import Table, format_html
 from golden import explore, session, settings
+from golden.arms import ARMS
 from golden.compare import (
     MAX_GUIDANCE,
     MAX_STEPS,
@@ -63,6 +77,8 @@ SESSION_SECONDS = 2 * 3600  # how long an idle session's history is kept
 CACHE_SECONDS = (900, 7200)  # how often served files are looked through, and how old they may become
 MAX_WAITING = 64
 THUMBNAIL = 160
+BLIND_KEYS = "Enter makes a pair; ← left, → right, T tie, B both bad."
+NO_SUITE = "The short suite is of the shapes world; eval/run_benchmark.py measures any model."
 
 # A listener of the page itself: no endpoint, and its input reaches golden's validator as the browser sent it.
 PAGE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
@@ -160,18 +176,39 @@ def close_in_background(events: Iterator) -> None:
     threading.Thread(target=events.close, name="stop", daemon=True).start()  # type: ignore[attr-defined]
 
 
-def watch(request: CompareRequest, model: Model, judges: JudgeSet | None = None) -> Generator[Event]:
-    """The events of a comparison, without more progress than a person can see; closing it stops the run."""
-    events, shown = compare(request, model, judges), 0.0
-    try:
-        for event in events:
-            plain = isinstance(event, Progress) and not event.previews and event.step
-            if plain and time.monotonic() - shown < 1 / UPDATES_PER_SECOND:
-                continue
-            shown = time.monotonic()
-            yield event
-    finally:
-        close_in_background(events)
+Watch = Callable[[CompareRequest], Generator[Event]]
+
+
+def make_watch(model: Model, judges: JudgeSet | None = None) -> Watch:
+    """A function from a request to the events of its comparison, with no more progress than a person can see.
+
+    Closing what it returns stops the run.
+    """
+
+    # Pictures, noises and scores come out of one generator because ZeroGPU lends its device to one function at a time.
+    # That function runs in a process of its own, out of which errors come only as values.
+    @on_gpu
+    def run(request: CompareRequest) -> Generator[Event | GoldenError]:
+        try:
+            yield from compare(request, model, judges)
+        except GoldenError as error:
+            yield error
+
+    def watch(request: CompareRequest) -> Generator[Event]:
+        events, shown = run(request), 0.0
+        try:
+            for event in events:
+                if isinstance(event, GoldenError):
+                    raise event
+                plain = isinstance(event, Progress) and not event.previews and event.step
+                if plain and time.monotonic() - shown < 1 / UPDATES_PER_SECOND:
+                    continue
+                shown = time.monotonic()
+                yield event
+        finally:
+            close_in_background(events)
+
+    return watch
 
 
 def show_progress(event: Progress) -> str:
@@ -286,7 +323,7 @@ class Stage:
         return [self.standard, self.golden, self.slider, *words, *self.noises]
 
 
-def build_compare(model: Model, records: gr.State, judging: Judging) -> Controls:
+def build_compare(model: Model, watch: Watch, records: gr.State, judging: Judging) -> Controls:
     """The Compare tab."""
     spec, draw_scores = model.spec, partial(show_scoreboard, judging, arms_of(model))
     with gr.Row(elem_id="bench"):
@@ -302,13 +339,13 @@ def build_compare(model: Model, records: gr.State, judging: Judging) -> Controls
             with gr.Row(elem_id="go"):
                 start = gr.Button("Compare", variant="primary", elem_id="compare_button")
                 stop = gr.Button("Stop", variant="stop", elem_id="stop_button")
+                reroll = gr.Button("Reroll", elem_id="reroll_button", min_width=64)
             status = gr.HTML(show_status("Enter compares, R rerolls, F flips, arrows slide."), elem_id="status")
         with gr.Column(elem_id="settings"):
             with gr.Row(elem_id="seed_row"):
                 seed = gr.Number(
                     label="Seed", value=_examples(spec)[0][1], precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed"
                 )
-                reroll = gr.Button("Reroll", elem_id="reroll_button", size="sm", min_width=64)
                 lock = gr.Checkbox(label="Lock", value=True, elem_id="lock", min_width=64, container=False)
             steps = gr.Slider(1, MAX_STEPS, value=spec.num_inference_steps, step=1, label="Steps", elem_id="steps")
             guidance = gr.Slider(
@@ -371,7 +408,7 @@ def build_compare(model: Model, records: gr.State, judging: Judging) -> Controls
     verdicts = (standard_verdict, golden_verdict)
     stage = Stage(standard, golden, slider, *verdicts, figures, noises, health, scores, draw_scores)  # type: ignore
     triggers = [start.click, prompt.submit, opened.change]
-    _connect_run(model, judging, controls, stage, records, text, triggers, stop)
+    _connect_run(model, watch, judging, controls, stage, records, text, triggers, stop)
     _connect_openers(model, controls, reroll, chips, text, apply, restore_png, copy_link)
     return controls
 
@@ -407,6 +444,7 @@ def _build_examples(spec: ModelSpec) -> list[tuple[gr.Button, str, int]]:
 
 def _connect_run(
     model: Model,
+    watch: Watch,
     judging: Judging,
     controls: Controls,
     stage: Stage,
@@ -426,7 +464,7 @@ def _connect_run(
             request = validate(CompareRequest(prompt, seed, steps, guidance, sampler, strength, arms_of(model)), spec)
             yield {controls.seed: request.seed, controls.status: show_status("Starting …", "running", 0)}
             made = kept
-            for event in watch(request, model, judging.judges):
+            for event in watch(request):
                 if isinstance(event, Progress):
                     yield stage_previews(event) | {controls.status: show_progress(event)}
                 elif isinstance(event, Rendered):
@@ -469,7 +507,13 @@ def _connect_run(
         **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
     )
     running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
-    stop.click(lambda: show_status("Stopped."), None, controls.status, cancels=[running], queue=False, **PAGE)
+    connect_stop(stop, running, controls.status, "Stopped.")
+
+
+def connect_stop(stop: gr.Button, running: Any, status: gr.HTML, words: str) -> None:
+    """Let a button end what runs, and say so by the queue: a step that was still on its way comes before the words."""
+    stopped = stop.click(None, None, None, cancels=[running], queue=False, api_visibility="private")
+    stopped.then(lambda: show_status(words), None, status, **PAGE)
 
 
 def _summary(comparison: Comparison) -> str:
@@ -536,7 +580,7 @@ def _connect_openers(
 # --- the API ---------------------------------------------------------------------------------------------------------
 
 
-def build_api(model: Model, judging: Judging) -> None:
+def build_api(model: Model, watch: Watch, judging: Judging) -> None:
     """The endpoint `/compare`: the comparison for programs, with plain JSON in the place of the page's words."""
     spec = model.spec
 
@@ -555,12 +599,29 @@ def build_api(model: Model, judging: Judging) -> None:
         outputs = [_picture("standard"), _picture("golden"), gr.JSON(label="result")]
         trigger = gr.Button()
 
-    def run_compare(
+    # The name and the words below are what a program reads about the endpoint, and an MCP client about the tool.
+    def compare(
         prompt: Any, seed: Any, num_inference_steps: Any, guidance_scale: Any, sampler: Any, strength: Any
     ) -> Any:
+        """Compare standard and golden noise: two pictures of one prompt, and what the checker and the judges say.
+
+        Until then it yields previews and the step reached, then the result so far as each judge finishes; cancelling
+        stops within a step or judge.
+
+        Args:
+            prompt: what both pictures show
+            seed: of the source noise, a whole number
+            num_inference_steps: of denoising
+            guidance_scale: how strongly the prompt guides; 1 is not at all
+            sampler: such as ddim, euler or dpm; a wrong name is answered with the list
+            strength: of NPNet's change to the source noise; 0 is none, 1 is its own
+
+        Returns:
+            the standard picture, the golden picture, and as JSON the settings, verdicts, scores and seconds
+        """
         request = CompareRequest(prompt, seed, num_inference_steps, guidance_scale, sampler, strength)
         try:
-            for event in watch(request, model, judging.judges):
+            for event in watch(request):
                 if isinstance(event, Progress):
                     standard, golden = event.previews or (gr.skip(), gr.skip())
                     yield standard, golden, {"step": event.step, "num_steps": event.num_steps}
@@ -574,15 +635,10 @@ def build_api(model: Model, judging: Judging) -> None:
             raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
 
     trigger.click(
-        run_compare,
+        compare,
         inputs,
         outputs,
         api_name="compare",
-        api_description=(
-            "Compare standard and golden noise: the two pictures, and as JSON the settings, the checker's verdicts, "
-            "the judges' scores and which set of judges gave them, and the seconds. Until then it yields previews and "
-            "the step reached, then the result so far as each judge finishes; cancelling stops within a step or judge."
-        ),
         preprocess=False,
         concurrency_id="compare",
         concurrency_limit=1,
@@ -592,7 +648,7 @@ def build_api(model: Model, judging: Judging) -> None:
 # --- Explore ---------------------------------------------------------------------------------------------------------
 
 
-def build_explore(model: Model, controls: Controls) -> None:
+def build_explore(model: Model, watch: Watch, controls: Controls) -> None:
     """The Explore tab: prompts down, one setting across, who is right where."""
     spec = model.spec
     with gr.Row(elem_classes="split"):
@@ -645,7 +701,7 @@ def build_explore(model: Model, controls: Controls) -> None:
             grid = explore.plan_grid(request, prompts, axis, values, spec)
             total, known, shown = len(grid.requests), 0, 0.0
             yield {status: show_status(f"0 of {total}", "running", 0), as_png: gr.update(visible=False)}
-            for done in explore.run_grid(grid, partial(watch, model=model)):
+            for done in explore.run_grid(grid, watch):
                 update: dict = {status: show_status(f"{done} of {total}", "running", done / total)}
                 if done > known and (time.monotonic() - shown > 1 or done == total):
                     picture, known, shown = explore.grid_to_image(grid, spec), done, time.monotonic()
@@ -663,9 +719,7 @@ def build_explore(model: Model, controls: Controls) -> None:
         concurrency_limit=2,
         **PAGE,
     )
-    stop.click(
-        lambda: show_status("Stopped; what is done stays."), None, status, cancels=[running], queue=False, **PAGE
-    )
+    connect_stop(stop, running, status, "Stopped; what is done stays.")
 
 
 def show_outcomes(grid: explore.Grid) -> str:
@@ -683,7 +737,7 @@ def _download(button: gr.DownloadButton, data: bytes, name: str) -> Any:
 # --- Blind -----------------------------------------------------------------------------------------------------------
 
 
-def build_blind(model: Model, controls: Controls) -> None:
+def build_blind(model: Model, watch: Watch, controls: Controls) -> None:
     """The Blind tab: vote on two pictures without knowing which is which."""
     spec = model.spec
     pair, votes = gr.State(None, time_to_live=SESSION_SECONDS), gr.State([], time_to_live=SESSION_SECONDS)
@@ -698,6 +752,7 @@ def build_blind(model: Model, controls: Controls) -> None:
             start = gr.Button("New pair", variant="primary", elem_id="blind_button")
             stop = gr.Button("Stop", variant="stop", elem_id="blind_stop")
         status = gr.HTML(show_status("Two pictures, one of golden noise: which shows the prompt better?"))
+        gr.HTML(f'<p class="hint keys">{BLIND_KEYS}</p>')
         with gr.Row(elem_id="blind_pictures"):
             sides = [_picture(name, elem_id=f"blind_{name}") for name in ("left", "right")]
         with gr.Row(elem_id="votes"):
@@ -720,7 +775,7 @@ def build_blind(model: Model, controls: Controls) -> None:
                 raise InvalidInput(explain_missing_npnet(spec))
             request = validate(replace(CompareRequest(*base), prompt=wanted, seed=new_seed()), spec)
             yield can_vote(False) | {reveal: "", pair: None}
-            for event in watch(request, model):
+            for event in watch(request):
                 if isinstance(event, Progress):
                     yield {status: show_progress(event)}
                 elif isinstance(event, Comparison):
@@ -753,7 +808,7 @@ def build_blind(model: Model, controls: Controls) -> None:
         concurrency_limit=1,
         **PAGE,
     )
-    stop.click(lambda: show_status("Stopped."), None, status, cancels=[running], queue=False, **PAGE)
+    connect_stop(stop, running, status, "Stopped.")
     for button, vote in zip(buttons, session.VOTES, strict=True):
         button.click(partial(give, vote), [pair, votes], [*buttons, pair, votes, reveal, tally, as_csv, status], **PAGE)
 
@@ -791,7 +846,13 @@ def build_history(tab: gr.Tab, tabs: gr.Tabs, spec: ModelSpec, records: gr.State
     found = gr.State([], time_to_live=SESSION_SECONDS)  # the numbers of the records that the gallery shows
     with gr.Column(elem_classes="narrow"):
         with gr.Row(elem_id="history_bar"):
-            words = gr.Textbox(label="Search prompt, sampler or seed", lines=1, elem_id="history_search", scale=4)
+            words = gr.Textbox(
+                label="Search",
+                placeholder="words of the prompt, the sampler, the seed",
+                lines=1,
+                elem_id="history_search",
+                scale=4,
+            )
             as_zip = gr.DownloadButton("Export as ZIP", size="sm", visible=False, elem_id="history_zip")
         status = gr.HTML(show_status("Comparisons of this session will stand here."), elem_id="history_status")
         gallery = gr.Gallery(
@@ -844,6 +905,95 @@ def _caption(record: session.Record) -> str:
     return f"{verdicts} {record.request.prompt} · {record.request.seed}{won}"
 
 
+# --- Benchmark -------------------------------------------------------------------------------------------------------
+
+
+def build_benchmark(tab: gr.Tab, model: Model, judging: Judging, controls: Controls, runs: Path | None) -> None:
+    """The Benchmark tab: a short suite on the spot, or a finished report of eval/run_benchmark.py."""
+    spec, turn = model.spec, threading.Lock()
+    with gr.Row(elem_classes="split"):
+        with gr.Column(elem_classes="side"):
+            with gr.Column(visible=spec.is_shapes, elem_id="suite"):
+                arms = gr.CheckboxGroup(
+                    [arm for arm in ARMS if arm != "standard"],
+                    value=[arm for arm in arms_of(model) if arm != "standard"],
+                    label="Arms, each against standard",
+                    elem_id="suite_arms",
+                )
+                num_prompts = gr.Slider(
+                    suites.MIN_PROMPTS, suites.MAX_PROMPTS, value=16, step=1, label="Prompts", elem_id="suite_prompts"
+                )
+                num_seeds = gr.Slider(1, suites.MAX_SEEDS, value=1, step=1, label="Seeds", elem_id="suite_seeds")
+                gr.HTML('<p class="hint">Prompts spread over the test set; other settings are those of Compare.</p>')
+                with gr.Row(elem_classes="go"):
+                    start = gr.Button("Run the short suite", variant="primary", elem_id="suite_button")
+                    stop = gr.Button("Stop", variant="stop", elem_id="suite_stop")
+            status = gr.HTML("" if spec.is_shapes else show_status(NO_SUITE), elem_id="suite_status")
+            as_csv = gr.DownloadButton("Rows as CSV", size="sm", visible=False, elem_id="suite_csv")
+            reports = gr.Dropdown([], value=None, label="Finished reports", elem_id="reports", visible=runs is not None)
+        with gr.Column(elem_classes="main"):
+            shown = gr.HTML(read_asset("no_report.html"), elem_id="report")
+
+    def run(chosen: Any, num_prompts: Any, num_seeds: Any, *base: Any) -> Any:
+        if not turn.acquire(blocking=False):
+            yield {status: show_status("Another short suite is running: wait for its end.", "error")}
+            return
+        try:
+            suite = suites.plan_suite(CompareRequest(*base), chosen, num_prompts, num_seeds, spec)
+            total, parts = len(suite.batches), []
+            yield {status: show_status(f"0 of {total} batches", "running", 0), as_csv: gr.update(visible=False)}
+            for part in suites.run_suite(suite, model, judging.judges):
+                parts.append(part)
+                rows, said = pd.concat(parts), f"{len(parts)} of {total} batches"
+                yield {
+                    status: show_status(said, "running", len(parts) / total),
+                    shown: show_tables(suites.make_tables(rows, suite), len(rows)),
+                    as_csv: _download(as_csv, rows.to_csv(index=False).encode(), "golden-suite.csv"),
+                }
+            yield {status: show_status(f"{len(rows)} pictures.")}
+        except GoldenError as error:
+            yield {status: show_status(str(error), "error")}
+        finally:
+            turn.release()
+
+    def list_again() -> Any:
+        return gr.update(choices=suites.list_reports(runs)) if runs else gr.skip()
+
+    def open_report(name: Any) -> dict:
+        if runs is None or name is None:
+            return {status: gr.skip()}
+        try:
+            return {shown: show_report(suites.read_report(runs, name)), status: ""}
+        except GoldenError as error:
+            return {status: show_status(str(error), "error")}
+
+    running = start.click(
+        run,
+        [arms, num_prompts, num_seeds, *controls.inputs],
+        [shown, status, as_csv],
+        concurrency_id="benchmark",
+        concurrency_limit=2,  # so that the second is told to wait, and at once
+        **PAGE,
+    )
+    connect_stop(stop, running, status, "Stopped; what is done stays.")
+    tab.select(list_again, None, [reports], **PAGE)
+    reports.input(open_report, [reports], [shown, status], **PAGE)
+
+
+def show_tables(tables: Sequence[Table], num_pictures: int) -> str:
+    """What every arm does against standard so far."""
+    note = f"{num_pictures} pictures so far. Intervals: bootstrap over prompts; so few prompts show large effects only."
+    return (
+        '<div class="report tables" tabindex="0" role="region" aria-label="Short suite">'
+        f'{"".join(map(format_html, tables))}<p class="hint">{escape(note)}</p></div>'
+    )
+
+
+def show_report(html: str) -> str:
+    """A report in a frame of its own, in which nothing can run."""
+    return f'<iframe class="report" title="Report" sandbox srcdoc="{escape(html)}"></iframe>'
+
+
 # --- About -----------------------------------------------------------------------------------------------------------
 
 
@@ -858,6 +1008,7 @@ def show_card(spec: ModelSpec, loaded: bool) -> str:
     place = "in this repository" if spec.is_shapes else spec.repo
     pairs = [
         ("weights", place),
+        *[("with", part) for part in (spec.unet, *spec.loras) if part],
         ("steps", str(spec.num_inference_steps)),
         ("guidance", f"{spec.guidance_scale:g}"),
         ("sampler", spec.sampler),
@@ -869,26 +1020,39 @@ def show_card(spec: ModelSpec, loaded: bool) -> str:
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
-def build_ui(model: Model, judging: Judging = NO_JUDGES) -> gr.Blocks:
-    """The page for a loaded model and the judges of its comparisons. Launch it with `launch_options()`."""
-    spec = model.spec
+def build_ui(model: Model, judging: Judging = NO_JUDGES, runs: Path | None = None) -> gr.Blocks:
+    """The page for a loaded model and the judges of its comparisons; `runs` is the folder of finished benchmarks.
+
+    Launch it with `launch_options()`.
+    """
+    spec, watch, watch_judged = model.spec, make_watch(model), make_watch(model, judging.judges)
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(read_asset("header.html").replace("<!-- model -->", escape(spec.title or spec.name)), elem_id="header")
         records = gr.State([], time_to_live=SESSION_SECONDS)
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
-                controls = build_compare(model, records, judging)
+                controls = build_compare(model, watch_judged, records, judging)
             with gr.Tab("Explore", id="explore"):
-                build_explore(model, controls)
+                build_explore(model, watch, controls)
             with gr.Tab("Blind", id="blind"):
-                build_blind(model, controls)
+                build_blind(model, watch, controls)
             with gr.Tab("History", id="history") as history:
                 build_history(history, tabs, spec, records, controls)
+            with gr.Tab("Benchmark", id="benchmark") as benchmark:
+                build_benchmark(benchmark, model, judging, controls, runs)
             with gr.Tab("About", id="about"):
                 build_about(model)
-        build_api(model, judging)
+        build_api(model, watch_judged, judging)
     ui.queue(max_size=MAX_WAITING)
+    _keep_names_private(ui)
     return ui
+
+
+def _keep_names_private(ui: gr.Blocks) -> None:
+    """Gradio names every listener after its function, and answers to that name over HTTP even where it lists none."""
+    for listener in ui.fns.values():
+        if listener.api_visibility == "private":
+            listener.api_name = None
 
 
 def make_theme() -> gr.themes.Base:
@@ -935,8 +1099,13 @@ STONE = (
 )
 
 
-def launch_options() -> dict[str, Any]:
-    """What Gradio takes at launch and not in the page: theme, stylesheet, script; and what it had better not offer."""
+def launch_options(mcp: bool = False) -> dict[str, Any]:
+    """What Gradio takes at launch and not in the page: theme, stylesheet, script; and what it had better not offer.
+
+    `mcp` offers the endpoint as a tool of the Model Context Protocol, too. Raises: InvalidInput without the library.
+    """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise InvalidInput("--mcp needs the library mcp: pip install 'gradio[mcp]'.")
     return {
         "theme": make_theme(),
         "css": read_asset("app.css"),
@@ -946,11 +1115,11 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": settings.MAX_PNG_BYTES,
         "enable_monitoring": False,
         "ssr_mode": False,
-        "mcp_server": False,
+        "mcp_server": mcp,
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="app.py", description="Compare standard and golden noise in a browser.")
     parser.add_argument("--model", default="shapes", help=f"one of {', '.join(MODELS)}, or a diffusers folder")
     parser.add_argument(
@@ -966,19 +1135,25 @@ def main() -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 for all")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on")
+    parser.add_argument("--runs", metavar="FOLDER", type=Path, help="finished benchmarks to show: folders of this one")
+    parser.add_argument("--mcp", action="store_true", help="offer compare as an MCP tool, too (needs gradio[mcp])")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio.live")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if not 1 <= arguments.port <= 65535:
         raise InvalidInput(f"The port must be a whole number from 1 to 65535, got {arguments.port}.")
+    if arguments.runs and not arguments.runs.is_dir():
+        raise InvalidInput(f"There is no folder {arguments.runs}: --runs is the folder that the runs' folders are in.")
+    options = launch_options(arguments.mcp)
     try:
         model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device, memory=arguments.memory)
     except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
         reason = str(error).splitlines()[0][:200]
         raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
     judge_mode = "rotating" if arguments.judge_mode == "auto" and is_spared(model.pipeline) else arguments.judge_mode
-    ui = build_ui(model, choose_judging(arguments.judges, judge_mode, model.spec, arguments.device))
+    judging = choose_judging(arguments.judges, judge_mode, model.spec, arguments.device)
+    ui = build_ui(model, judging, arguments.runs)
     try:
-        ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())
+        ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **options)
     except OSError as error:
         raise InvalidInput(f"The app cannot be served on {arguments.host}:{arguments.port}: {error}") from None
 

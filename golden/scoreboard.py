@@ -21,7 +21,7 @@ NOTES = {
     "published": "The published weights; never to be compared with the embedded judges.",
 }
 ARM_NAMES = {"standard": "standard", "npnet": "golden"}
-LIMITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the chart, in spreads: the smallest that holds every bar
+LIMITS = (1.0, 2.0, 4.0, 8.0)  # of the chart, in spreads: the smallest that holds every bar
 
 
 @dataclass(frozen=True)

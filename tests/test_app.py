@@ -1,12 +1,16 @@
 """The app over HTTP, as its endpoint's users meet it, and the pieces of its page."""
 
+import asyncio
+import base64
 import json
+import pickle
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
@@ -19,7 +23,8 @@ from PIL import Image
 
 import app
 from golden import session, settings
-from golden.compare import CompareRequest, Model, run_comparison
+from golden.compare import CompareRequest, Comparison, Model, run_comparison
+from golden.errors import InvalidInput
 from golden.judges import JUDGES
 from golden.scoreboard import NO_JUDGES, Judging
 from golden.shapes import Verdict
@@ -38,15 +43,17 @@ def find_free_port() -> int:
         return probe.getsockname()[1]
 
 
-def serve(model: Model, judging: Judging = NO_JUDGES) -> tuple[gr.Blocks, str]:
+def serve(
+    model: Model, judging: Judging = NO_JUDGES, runs: Path | None = None, mcp: bool = False
+) -> tuple[gr.Blocks, str]:
     """Serve a model's page from this process; answers with the page and its address."""
-    ui = app.build_ui(model, judging)
+    ui = app.build_ui(model, judging, runs)
     _, url, _ = ui.launch(
         server_name="127.0.0.1",
         server_port=find_free_port(),
         prevent_thread_lock=True,
         quiet=True,
-        **app.launch_options(),
+        **app.launch_options(mcp),
     )
     return ui, url
 
@@ -71,6 +78,24 @@ def test_the_only_endpoint_is_compare(client):
     assert not endpoints["unnamed_endpoints"]
     names = [parameter["parameter_name"] for parameter in endpoints["named_endpoints"]["/compare"]["parameters"]]
     assert names == ["prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "strength"]
+
+
+def test_the_endpoints_words_reach_programs(client):
+    (endpoint,) = client.view_api(return_format="dict", print_info=False)["named_endpoints"].values()
+    assert endpoint["description"].startswith("Compare standard and golden noise")
+    assert [answer["label"] for answer in endpoint["returns"]] == ["standard", "golden", "result"]
+
+
+def test_a_program_cannot_call_what_only_the_page_may(url):
+    """Over plain HTTP, where nobody keeps to the list: none of the page's own listeners has a name to be called by."""
+    listeners = httpx.get(f"{url}config", timeout=30).json()["dependencies"]
+    assert len(listeners) > 10
+    assert [listener["api_name"] for listener in listeners if listener["api_name"]] == ["compare"]
+    for name in ("run", "run_1", "open_link", "open_png", "open_report", "roll", "lambda", "false", "None", "unnamed"):
+        for route in ("call", "run", "api"):
+            answer = httpx.post(f"{url}gradio_api/{route}/{name}", json={"data": []}, timeout=30)
+            assert answer.status_code >= 400
+            assert "event_id" not in answer.text
 
 
 def test_compare_answers_two_pictures_and_their_verdicts(client, tiny_shapes):
@@ -296,6 +321,88 @@ def test_a_page_for_any_model_can_be_built(tiny_model, tiny_judges):
     assert app.build_ui(replace(tiny_model, npnet=None), Judging(tiny_judges, "published"))
 
 
+# --- MCP -------------------------------------------------------------------------------------------------------------
+
+
+def test_compare_is_a_tool_for_mcp(tiny_shapes):
+    """Asked by the protocol's own client: the list of tools, a comparison with progress, and a bad prompt."""
+    pytest.importorskip("mcp", reason="the optional extra gradio[mcp] is not installed")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def talk(url: str) -> tuple:
+        async with (
+            streamable_http_client(f"{url}gradio_api/mcp/") as (reading, writing, _),
+            ClientSession(reading, writing) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            asked = {"prompt": PROMPT, "seed": 7, "num_inference_steps": 2}
+            answer = await session.call_tool("compare", asked, progress_callback=note)
+            refused = await session.call_tool("compare", {"prompt": "a dragon"})
+            return tools, answer, refused
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        pass
+
+    ui, url = serve(tiny_shapes, mcp=True)
+    try:
+        tools, answer, refused = asyncio.run(talk(url))
+    finally:
+        ui.close(verbose=False)
+    assert [tool.name for tool in tools] == ["compare"]
+    assert tools[0].inputSchema["required"] == ["prompt"]
+    assert tools[0].inputSchema["properties"]["strength"]["description"].startswith("of NPNet's change")
+    assert not answer.isError
+    pictures = [content for content in answer.content if content.type == "image"]
+    expected = run_comparison(CompareRequest(PROMPT, 7, 2), tiny_shapes)
+    for picture, image in zip(pictures, expected.images.values(), strict=True):
+        with Image.open(BytesIO(base64.b64decode(picture.data))) as shown:
+            np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), np.asarray(image))
+    assert refused.isError
+    assert "The word 'dragon' is outside" in refused.content[0].text
+
+
+def test_without_its_library_mcp_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match=r"pip install 'gradio\[mcp\]'"):
+        app.launch_options(mcp=True)
+
+
+# --- ZeroGPU ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_can_come_out_of_another_process(tiny_shapes, tiny_judges):
+    """ZeroGPU runs the generator in a process of its own: whatever goes in and comes out must survive pickling."""
+    request = CompareRequest(PROMPT, 7, 2)
+    assert pickle.loads(pickle.dumps(request)) == request
+    events = [pickle.loads(pickle.dumps(event)) for event in app.make_watch(tiny_shapes, tiny_judges)(request)]
+    expected = run_comparison(request, tiny_shapes, tiny_judges)
+    assert isinstance(events[-1], Comparison)
+    assert events[-1].scores == expected.scores
+    assert events[-1].verdicts == expected.verdicts
+    for arm, image in expected.images.items():
+        np.testing.assert_array_equal(np.asarray(events[-1].images[arm]), np.asarray(image))
+
+
+def test_an_error_of_another_process_is_still_one_for_people(tiny_shapes, monkeypatch):
+    """There an exception would lose its kind, so it comes as a value, and is raised here."""
+    inside = []
+
+    def run_elsewhere(run):
+        def elsewhere(request):
+            for event in run(request):
+                inside.append(pickle.loads(pickle.dumps(event)))
+                yield inside[-1]
+
+        return elsewhere
+
+    monkeypatch.setattr(app, "on_gpu", run_elsewhere)
+    with pytest.raises(InvalidInput, match="'dragon' is outside"):
+        list(app.make_watch(tiny_shapes)(CompareRequest("a dragon")))
+    assert [type(event) for event in inside] == [InvalidInput]
+
+
 # --- pieces of the page ----------------------------------------------------------------------------------------------
 
 
@@ -356,7 +463,18 @@ def run_app(*arguments: str) -> subprocess.CompletedProcess:
 def test_help_lists_the_options():
     done = run_app("--help")
     assert done.returncode == 0
-    for option in ("--model", "--npnet", "--judges", "--judge-mode", "--host", "--port", "--share", "--device"):
+    for option in (
+        "--runs",
+        "--mcp",
+        "--model",
+        "--npnet",
+        "--judges",
+        "--judge-mode",
+        "--host",
+        "--port",
+        "--share",
+        "--device",
+    ):
         assert option in done.stdout
 
 
@@ -369,6 +487,7 @@ def test_help_lists_the_options():
         ["--device", "toaster"],
         ["--judges", "kind"],
         ["--judge-mode", "fast"],
+        ["--runs", "nowhere"],
     ],
 )
 def test_bad_arguments_end_in_one_line(arguments):

@@ -67,10 +67,10 @@
     find("#pictures").classList.toggle("zoomed", zoom.scale > 1);
   }
 
-  function zoomAt(picture, event) {
+  function zoomAt(picture, clientX, clientY, factor) {
     const frame = picture.getBoundingClientRect();
-    const [x, y] = [event.clientX - frame.left - frame.width / 2, event.clientY - frame.top - frame.height / 2];
-    const scale = Math.min(8, Math.max(1, zoom.scale * Math.exp(-event.deltaY / 400)));
+    const [x, y] = [clientX - frame.left - frame.width / 2, clientY - frame.top - frame.height / 2];
+    const scale = Math.min(8, Math.max(1, zoom.scale * factor));
     const change = scale / zoom.scale;
     zoom.x = scale === 1 ? 0 : x - (x - zoom.x) * change;
     zoom.y = scale === 1 ? 0 : y - (y - zoom.y) * change;
@@ -86,7 +86,26 @@
     const scrolls = document.documentElement.scrollHeight > window.innerHeight + 8;
     if (!picture || (scrolls && !event.ctrlKey && zoom.scale === 1)) return;
     event.preventDefault();
-    zoomAt(picture, event);
+    zoomAt(picture, event.clientX, event.clientY, Math.exp(-event.deltaY / 400));
+  }, { passive: false });
+
+  // Two fingers on a picture zoom both pictures instead of the page.
+  let spread = 0;
+  const fingers = (event) => {
+    const [a, b] = event.touches;
+    return { x: (a.clientX + b.clientX) / 2, y: (a.clientY + b.clientY) / 2,
+             apart: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY) };
+  };
+  document.addEventListener("touchstart", (event) => {
+    spread = event.touches.length === 2 && pictureOf(event) ? fingers(event).apart : 0;
+    if (spread) drag = null;
+  });
+  document.addEventListener("touchmove", (event) => {
+    if (!spread || event.touches.length !== 2) return;
+    event.preventDefault();
+    const { x, y, apart } = fingers(event);
+    zoomAt(pictureOf(event), x, y, apart / spread);
+    spread = apart;
   }, { passive: false });
 
   document.addEventListener("dblclick", (event) => {
@@ -95,7 +114,7 @@
 
   let drag = null;
   document.addEventListener("pointerdown", (event) => {
-    if (!pictureOf(event) || event.target.closest("button, a")) return;
+    if (!pictureOf(event) || event.target.closest(".icon-button-wrapper, a")) return;
     if (currentView() === "flip" && zoom.scale === 1) return flip(true);
     if (zoom.scale > 1) drag = { x: event.clientX - zoom.x, y: event.clientY - zoom.y };
   });
@@ -104,6 +123,10 @@
     zoom.x = event.clientX - drag.x;
     zoom.y = event.clientY - drag.y;
     showZoom();
+  });
+  // A picture that is moved or flipped is not dragged off the page; at rest it can be.
+  document.addEventListener("dragstart", (event) => {
+    if (pictureOf(event) && (drag || currentView() === "flip")) event.preventDefault();
   });
   const release = () => { drag = null; if (stage()) stage().classList.remove("flipped"); };
   ["pointerup", "pointercancel", "blur"].forEach((name) => window.addEventListener(name, release));
@@ -180,6 +203,7 @@
   function setLink(text) {
     let settings;
     try { settings = JSON.parse(text); } catch { return; }
+    if (!settings) return; // nothing was compared yet
     history.replaceState(null, "", `${location.pathname}?${new URLSearchParams(settings)}`);
   }
 

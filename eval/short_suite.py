@@ -1,0 +1,89 @@
+"""What the app's Benchmark tab does: a suite that is over in a minute, and the reports of longer ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eval.prompt_sets import SHAPES, PromptSet, load_prompt_set
+from eval.rendering import Renderer, Unit, Variant, plan_batches
+from eval.summary import NOT_METRICS, compare_all
+from eval.tables import Table, effects_table
+from golden.compare import CompareRequest, Model, check_whole, validate
+from golden.errors import InvalidInput
+from golden.judges import JudgeSet
+from golden.models import ModelSpec
+
+MIN_PROMPTS, MAX_PROMPTS = 4, 64
+MAX_SEEDS = 4
+MAX_ARMS = 4
+UNITS_PER_BATCH = 4  # between two batches others have the model, and a stop takes effect
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class ShortSuite:
+    """A suite that is ready to start: every arm against standard, all under one comparison's settings."""
+
+    prompts: PromptSet
+    variants: list[Variant]
+    batches: list[list[Unit]]
+
+
+def plan_suite(base: CompareRequest, arms: Any, num_prompts: Any, num_seeds: Any, spec: ModelSpec) -> ShortSuite:
+    """Prompts spread over the shapes world's test set, seeds from the base request's, and its other settings.
+
+    Raises: InvalidInput in one sentence.
+    """
+    if not spec.is_shapes:
+        raise InvalidInput(f"There is no short suite for {spec.name!r}: eval/run_benchmark.py measures any model.")
+    if not isinstance(arms, list) or not 1 <= len(arms) <= MAX_ARMS or "standard" in arms:
+        raise InvalidInput(f"Choose 1 to {MAX_ARMS} arms; each is compared with standard.")
+    prompts = load_prompt_set(SHAPES, None, spec).limit(
+        check_whole("number of prompts", num_prompts, MIN_PROMPTS, MAX_PROMPTS)
+    )
+    num_seeds = check_whole("number of seeds", num_seeds, 1, MAX_SEEDS)
+    request = validate(replace(base, prompt=prompts.prompts[0].text, arms=("standard", *arms)), spec)
+    validate(replace(request, seed=request.seed + num_seeds - 1), spec)
+    variants = [
+        Variant(arm, arm, request.num_inference_steps, request.guidance_scale, request.sampler, request.strength)
+        for arm in request.arms
+    ]
+    seeds = range(request.seed, request.seed + num_seeds)
+    batches = plan_batches(prompts.prompts, list(seeds), variants, UNITS_PER_BATCH * len(variants))
+    return ShortSuite(prompts, variants, batches)
+
+
+def run_suite(suite: ShortSuite, model: Model, judges: JudgeSet | None = None) -> Iterator[pd.DataFrame]:
+    """The rows of each batch as it is done; the model is free between two batches.
+
+    Raises: GoldenError in one sentence for an arm or a judge that cannot be had.
+    """
+    renderer = Renderer(model, judges=judges)
+    for units in suite.batches:
+        with model.lock:
+            rows, _, _ = renderer.measure_batch(suite.variants, units)
+        known = {*NOT_METRICS, "right", *(judges.names if judges else ())}
+        yield rows[[column for column in rows.columns if column in known]]
+
+
+def make_tables(rows: pd.DataFrame, suite: ShortSuite) -> list[Table]:
+    """For each arm, what it does against standard in every metric."""
+    effects = compare_all(rows, suite.variants)
+    arms = dict.fromkeys(effect.variant for effect in effects)
+    return [effects_table([effect for effect in effects if effect.variant == arm]) for arm in arms]
+
+
+def list_reports(runs: Path) -> list[str]:
+    """The folders of `runs` that hold a report, the newest first."""
+    found = [path for path in runs.glob(f"*/{REPORT}") if path.is_file() and not path.parent.name.startswith(".")]
+    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def read_report(runs: Path, name: Any) -> str:
+    """A report's HTML. What is not on the list is never looked for. Raises: InvalidInput if there is none."""
+    if name not in list_reports(runs):
+        raise InvalidInput("There is no such report: choose one of the list.")
+    return (runs / name / REPORT).read_text(encoding="utf-8")

@@ -1,0 +1,96 @@
+"""The Benchmark tab's short suite and its list of finished reports."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from eval import short_suite as suites
+from golden.compare import CompareRequest
+from golden.errors import InvalidInput
+
+BASE = CompareRequest("a star", 5, 2, 4.0, "euler", 0.5)
+
+
+def test_every_arm_is_measured_against_standard_under_the_same_settings(tiny_shapes, tiny_judges):
+    suite = suites.plan_suite(BASE, ["npnet", "random"], 4, 2, tiny_shapes.spec)
+    parts = list(suites.run_suite(suite, tiny_shapes, tiny_judges))
+    rows = pd.concat(parts)
+    assert len(parts) == len(suite.batches) == 2
+    assert len(rows) == 4 * 2 * 3
+    assert sorted(rows["seed"].unique()) == [5, 6]
+    assert list(rows["variant"].unique()) == ["standard", "npnet", "random"]
+    assert {variant.sampling[:3] for variant in suite.variants} == {("euler", 2, 4.0)}
+    assert all(variant.strength == 0.5 for variant in suite.variants)
+    assert {"right", *tiny_judges.names} <= set(rows)
+    assert not {"thumbnail", "features"} & set(rows)
+    tables = suites.make_tables(rows, suite)
+    assert [table.title for table in tables] == ["npnet against standard", "random against standard"]
+    assert [len(table.body) for table in tables] == 2 * [1 + len(tiny_judges.names)]
+
+
+def test_the_model_is_free_between_two_batches(tiny_shapes):
+    suite = suites.plan_suite(BASE, ["npnet"], 8, 1, tiny_shapes.spec)
+    for _ in suites.run_suite(suite, tiny_shapes):
+        assert not tiny_shapes.lock.locked()
+
+
+@pytest.mark.parametrize(
+    ("arms", "num_prompts", "num_seeds", "words"),
+    [
+        ([], 4, 1, "Choose 1 to 4 arms"),
+        (["standard"], 4, 1, "Choose 1 to 4 arms"),
+        ("npnet", 4, 1, "Choose 1 to 4 arms"),
+        (["npnet", "npnet"], 4, 1, "Each arm goes once"),
+        (["bogus"], 4, 1, "Unknown arm 'bogus'"),
+        ([{"a": 1}], 4, 1, "Unknown arm"),
+        (["npnet"], 2**40, 1, "number of prompts must be"),
+        (["npnet"], 4.5, 1, "number of prompts must be"),
+        (["npnet"], 4, float("nan"), "number of seeds must be"),
+        (["npnet"], 4, True, "number of seeds must be"),
+    ],
+)
+def test_bad_plans_are_refused(tiny_shapes, arms, num_prompts, num_seeds, words):
+    with pytest.raises(InvalidInput, match=words):
+        suites.plan_suite(BASE, arms, num_prompts, num_seeds, tiny_shapes.spec)
+
+
+def test_the_last_seed_is_checked_too(tiny_shapes):
+    with pytest.raises(InvalidInput, match="The seed must be"):
+        suites.plan_suite(replace(BASE, seed=2**32 - 1), ["npnet"], 4, 2, tiny_shapes.spec)
+
+
+def test_only_the_shapes_world_has_a_short_suite(tiny_model):
+    with pytest.raises(InvalidInput, match="no short suite"):
+        suites.plan_suite(BASE, ["npnet"], 4, 1, tiny_model.spec)
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def write_report(folder: Path, text: str = "<p>fine</p>", age: int = 0) -> None:
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text(text)
+    os.utime(folder / "report.html", (1e9 - age, 1e9 - age))
+
+
+def test_reports_are_listed_by_folder_the_newest_first(tmp_path):
+    write_report(tmp_path / "old", age=10)
+    write_report(tmp_path / "new")
+    write_report(tmp_path / ".hidden")
+    (tmp_path / "unfinished").mkdir()
+    assert suites.list_reports(tmp_path) == ["new", "old"]
+    assert suites.read_report(tmp_path, "new") == "<p>fine</p>"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "a/../../secret", "/etc", "", ".", "..", None, 3, ["new"], {"path": "new"}, "new/", "new\x00", "~"],
+)
+def test_no_name_leads_out_of_the_folder(tmp_path, name):
+    write_report(tmp_path / "runs" / "new")
+    write_report(tmp_path / "secret", "secret")
+    with pytest.raises(InvalidInput, match="no such report"):
+        suites.read_report(tmp_path / "runs", name)
