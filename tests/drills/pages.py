@@ -1,0 +1,60 @@
+"""The page as a person's hands use it; for the browser tests, the drills and the screenshots."""
+
+import shutil
+
+from golden.errors import GoldenError
+
+PROMPT = "a red circle left of a blue square"
+
+
+def find_chromium() -> str:
+    """Raises: GoldenError if there is none on this machine."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        raise GoldenError("There is no chromium on this machine.")
+    return found
+
+
+def wait_for_text(page, selector: str, words: str) -> None:
+    """Wait until an element says these words."""
+    page.wait_for_function(
+        "([selector, words]) => document.querySelector(selector)?.textContent.includes(words)", arg=[selector, words]
+    )
+
+
+def fill(page, selector: str, value: object) -> None:
+    """Write into a field and leave it."""
+    page.locator(f"{selector} :is(input, textarea)").first.fill(str(value))
+    page.keyboard.press("Tab")
+
+
+def compare(page, prompt: str = PROMPT, seed: int = 3, steps: int = 3) -> None:
+    """Fill in a comparison, run it, and wait for its end."""
+    fill(page, "#prompt", prompt)
+    fill(page, "#seed", seed)
+    fill(page, "#steps", steps)
+    page.click("#compare_button")
+    wait_done(page, prompt, seed)
+
+
+def wait_done(page, prompt: str, seed: int) -> None:
+    """Wait for a comparison's end: then its link stands in the address, and its time in the status line."""
+    page.wait_for_function(
+        """([prompt, seed]) => {
+            const query = new URLSearchParams(location.search);
+            const said = document.querySelector("#status").textContent;
+            return query.get("prompt") === prompt && query.get("seed") === seed && / in [0-9.]+ s[.]/.test(said);
+        }""",
+        arg=[prompt, str(seed)],
+    )
+
+
+def open_tab(page, name: str) -> None:
+    """Show a tab, also one that a narrow screen keeps in its menu."""
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():  # folded into the menu of tabs that have no room
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+    else:
+        tab.click()
+    page.wait_for_timeout(300)
