@@ -503,8 +503,7 @@ def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
 
     `path` is a file or a name of NPNETS. Reads our own safetensors; the published `.pth`; the two flattened safetensors
     spellings that the community made of it; each with the Swin keys of any timm version. `overrides` replace fields of
-    the config, e.g.
-    `load_npnet(path, attention=False)` for published weights the way they were trained.
+    the config, e.g. `load_npnet(path, attention=False)` for published weights the way they were trained.
 
     Raises: MissingWeights if there is no such file; BadWeights if it is damaged or not an NPNet, naming the keys that
     are missing, unexpected or of another shape; InvalidInput on an override that is no field of NPNetConfig.

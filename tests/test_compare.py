@@ -439,10 +439,18 @@ def test_on_a_small_card_the_same_pictures_without_previews(tiny_model, spared_m
 
 
 def test_on_a_small_card_the_judges_have_the_device_to_themselves(spared_model, tiny_judges):
-    for event in compare(SHORT, spared_model, tiny_judges):
-        if isinstance(event, Checked | Scored):
-            assert spared_model.lock.locked()
-    assert event.scores.keys() == JUDGES.keys()
+    taken = []
+
+    def listen(loader):
+        def load():
+            taken.append(spared_model.lock.locked())
+            return loader()
+
+        return load
+
+    tiny_judges._loaders = {name: listen(loader) for name, loader in tiny_judges._loaders.items()}
+    assert run_comparison(SHORT, spared_model, tiny_judges).scores.keys() == JUDGES.keys()
+    assert taken == [True] * len(JUDGES)
     assert not spared_model.lock.locked()
 
 
