@@ -1,5 +1,6 @@
 """Collection on the embedded model: determinism, resume, workers, several targets, bad input."""
 
+import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
@@ -240,6 +241,15 @@ def test_two_workers_make_what_one_makes_and_damage_is_mended(tmp_path):
     other = collect(one, "--num-pairs", "4", "--seed", "9")
     assert other.returncode == 2
     assert "seed=0, not 9" in other.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed")
+def test_what_a_ray_actor_refuses_is_said_in_one_line(tmp_path):
+    done = collect(tmp_path, "--engine", "ray", "--targets", "10x10", "--num-pairs", "2", RAY_worker_niceness="0")
+    assert done.returncode == 2
+    assert "Of 10 steps 1 to 9 can be taken back, got 10." in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
