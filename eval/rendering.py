@@ -184,7 +184,7 @@ class Renderer:
         self, variants: Sequence[Variant], noises: Mapping[str, Tensor], units: Sequence[Unit], timings: Timings
     ) -> dict[str, list[Image.Image]]:
         """By variant, its pictures, one per unit; variants with the same sampling go through the model together."""
-        with torch.autocast(self.model.pipeline.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.model.pipeline._execution_device.type, torch.bfloat16, enabled=self.bf16):
             return self._render(variants, noises, units, timings)
 
     def _render(

@@ -40,7 +40,7 @@ from golden.judges.base import ClipJudge
 from golden.models import MODELS, ModelSpec, find_model
 from golden.noise import source_noise
 from golden.npnet import NPNETS, find_npnet
-from golden.pipelines import latent_shape, load_pipeline
+from golden.pipelines import MEMORY_MODES, latent_shape, load_pipeline
 from golden.shapes import open_image
 from train.pairs import read_rows
 
@@ -75,6 +75,7 @@ class Settings:
     real: Path | None = None
     batch_size: int = 32
     bf16: bool = False
+    memory: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
     if not spec.is_shapes and judges is None:
         raise InvalidInput(f"Nothing can measure pictures of {spec.name!r}: choose judges with --judges.")
     eyes = open_eyes(settings, device) if (judges and EYES in judges.names) or real else None
-    model = load_model(settings.model, npnet=settings.npnet, device=device)
+    model = load_model(settings.model, npnet=settings.npnet, device=device, memory=settings.memory)
     unets = {
         variant.unet: load_pipeline(replace(spec, unet=variant.unet), device).unet
         for variant in variants
@@ -354,6 +355,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--real", type=Path, help="folder of real pictures (default: the shapes world's own)")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="pictures denoised at a time")
     parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast): twice as fast on some CPUs")
+    parser.add_argument("--memory", choices=MEMORY_MODES, default=defaults.memory, help="low fits cards of 8 to 12 GB")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--keep-pictures", action="store_true", help="keep every picture as PNG")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/SUITE)")

@@ -154,7 +154,7 @@ def paint_shard(model: Model, settings: Settings, index: int, prompts: Sequence[
     chosen, seeds = shard_inputs(settings, index, prompts)
     rows = pd.DataFrame({"index": np.arange(len(seeds)) + index * settings.shard_size, "prompt": chosen, "seed": seeds})
     # Autocast leaves latents in fp32; a CPU with bf16 instructions collects twice as fast with it.
-    with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=settings.bf16):
+    with torch.autocast(pipeline._execution_device.type, torch.bfloat16, enabled=settings.bf16):
         embeddings = encode_anew(pipeline, chosen)
         source = source_noise(seeds, latent_shape(pipeline))
         noises = {"source": source} | {
@@ -214,15 +214,9 @@ def measure(painted: Painted, spec: ModelSpec, judges: JudgeSet | None) -> dict[
         figures["right"] = [verdict.correct for verdict in verdicts]
         figures["score"] = [verdict.score for verdict in verdicts]
     if judges:
-        _forget_prompts(judges)
+        judges.forget_prompts()  # what they remember was rounded beside prompts of another shard
         figures |= score_all(judges, painted.images, prompts)
     table = pd.DataFrame(figures)
     starts = range(0, len(table), len(painted.rows))
     parts = [table[start : start + len(painted.rows)].reset_index(drop=True) for start in starts]
     return dict(zip(painted.noises, parts, strict=True))
-
-
-def _forget_prompts(judges: JudgeSet) -> None:
-    """Make judges read every prompt anew: what they remember was rounded beside prompts of another shard."""
-    for judge in judges._resident.values():
-        judge._prompt_features.clear()

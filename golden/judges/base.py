@@ -125,6 +125,10 @@ class Judge(nn.Module):
             raise GoldenError(f"{self.name} gave a score that is not a number.")
         return scores
 
+    def forget_prompts(self) -> None:
+        """Drop the remembered prompt features, which differ in their last bits by what they were computed beside."""
+        self._prompt_features.clear()
+
     def cached_prompt_features(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """`encode_prompts`, where each prompt is encoded once however often it is scored."""
         if not self.reads_prompts:
@@ -145,15 +149,15 @@ class Judge(nn.Module):
 
     def train(self, mode: bool = True) -> "Judge":
         if mode != self.training:
-            self._prompt_features.clear()
+            self.forget_prompts()
         return super().train(mode)
 
     def load_state_dict(self, *args, **kwargs):
-        self._prompt_features.clear()
+        self.forget_prompts()
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, *args, **kwargs):  # .to(), .half(), .cuda()
-        self._prompt_features.clear()
+        self.forget_prompts()
         return super()._apply(*args, **kwargs)
 
 

@@ -69,6 +69,11 @@ class JudgeSet:
         """As `stream`, all at once."""
         return dict(self.stream(images, prompts))
 
+    def forget_prompts(self) -> None:
+        """Let every judge in memory read its prompts anew."""
+        for judge in self._resident.values():
+            judge.forget_prompts()
+
     def _stream(self, inputs: Inputs) -> Iterator[tuple[str, Result]]:
         for name in self.names:
             with self._lock:  # two callers at once would hold two rotating judges, or load a resident one twice

@@ -276,7 +276,7 @@ def generate(
     """Pictures of captions by a diffusion model, in one batch."""
     pipeline = model.pipeline
     # A CPU with bf16 instructions is twice as fast with them, and the verdicts are of the pictures that come out.
-    with torch.autocast(pipeline.device.type, torch.bfloat16):
+    with torch.autocast(pipeline._execution_device.type, torch.bfloat16):
         latents = denoise(
             pipeline,
             source_noise(seeds, latent_shape(pipeline)),
