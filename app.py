@@ -1154,7 +1154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ui = build_ui(model, judging, arguments.runs)
     try:
         ui.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter where gradio does not reach its own server within seconds
         raise InvalidInput(f"The app cannot be served on {arguments.host}:{arguments.port}: {error}") from None
 
 
