@@ -193,12 +193,12 @@ def test_expected_pairs_come_with_an_interval():
 def test_the_bar_counts_what_all_workers_made_and_tells_the_share_kept(tmp_path, model, capsys):
     shard = collect_shard(model, replace(QUICK, targets=("10x1",)), 0)
     write_shard(tmp_path, 0, shard)
-    on_shard = show_progress(tmp_path, QUICK, 4, hidden=False)
-    for index in (1, 2):  # 2 by another worker
-        write_shard(tmp_path, index, shard)
-    on_shard(shard)
-    assert f"kept={shard.rows['kept'].mean():.1%}" in capsys.readouterr().err
-    on_shard(shard)
+    with show_progress(tmp_path, QUICK, 4, hidden=False) as on_shard:
+        for index in (1, 2):  # 2 by another worker
+            write_shard(tmp_path, index, shard)
+        on_shard(shard)
+        assert f"kept={shard.rows['kept'].mean():.1%}" in capsys.readouterr().err
+        on_shard(shard)
     assert "9/12" in capsys.readouterr().err
 
 

@@ -42,7 +42,7 @@ def test_malformed_requests_do_not_reach_the_model(url, tiny_shapes):
 def test_a_call_of_the_model_would_be_counted(url, tiny_shapes):
     with httpx.Client(timeout=60) as client, abuse.count_calls(tiny_shapes) as calls:
         ask(client, url, *abuse.GOOD)
-    assert len(calls) >= 2
+    assert calls  # of the UNet, at least: the prompt may have been encoded before
 
 
 def test_no_file_is_given_out(url):

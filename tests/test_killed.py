@@ -1,7 +1,6 @@
 """The drills in short: collection and training are killed, shards damaged, memory measured, engines compared."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,12 +23,11 @@ NO_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the
     ],
     ids=lambda command: command[0],
 )
-def test_a_drill_passes(command, tmp_path):
+def test_a_drill_passes(command):
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "drills" / command[0]), *command[1:]],
         capture_output=True,
         text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
         timeout=550,
     )
     assert done.returncode == 0, done.stdout + done.stderr

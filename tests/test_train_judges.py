@@ -438,12 +438,7 @@ def test_the_command_trains_and_reports(monkeypatch, capsys, folder, tmp_path):
 
 
 # Of 400 such pairs ImageReward got 60 % right, the four others that read 87 to 92 % (assets/judges/README.md).
-TOO_SHORT = pytest.mark.xfail(reason="ImageReward's training was too short", strict=False)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=TOO_SHORT) if name == "ImageReward" else name for name in JUDGES]
-)
+@pytest.mark.parametrize("name", JUDGES)
 def test_the_embedded_judges_tell_good_pictures_from_bad(name):
     assert embedded_path(JUDGES[name]).stat().st_size < 10e6
     generator, better, worse, captions = rng(7), [], [], []

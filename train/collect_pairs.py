@@ -20,7 +20,8 @@ Pairs that the filter rejects are recorded with the others, and why: another fil
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -68,25 +69,29 @@ def collect_here(
                 on_shard(shard)
 
 
+@contextmanager
 def show_progress(
     folder: Path, settings: Settings, num_shards: int, *, hidden: bool = False
-) -> Callable[[Shard], None]:
-    """A bar over the sources that all workers made, with rate and time left, and of one's own the share kept."""
+) -> Iterator[Callable[[Shard], None]]:
+    """A bar over the sources that all workers made, with rate and time left, and of one's own the share kept.
+
+    Yields what is to be called with each shard; the bar ends with the block, so that an error has a line of its own.
+    """
 
     def num_finished() -> int:
         return settings.shard_size * sum(index < num_shards for index in finished_shards(folder))
 
     total = num_shards * settings.shard_size
-    bar = tqdm(total=total, initial=num_finished(), unit=" sources", mininterval=1, disable=hidden)
     kept: list[bool] = []
+    with tqdm(total=total, initial=num_finished(), unit=" sources", mininterval=1, disable=hidden) as bar:
 
-    def on_shard(shard: Shard) -> None:
-        bar.update(num_finished() - bar.n)
-        kept.extend(shard.rows.get("kept", ()))
-        if kept:
-            bar.set_postfix(kept=f"{sum(kept) / len(kept):.1%}")
+        def on_shard(shard: Shard) -> None:
+            bar.update(num_finished() - bar.n)
+            kept.extend(shard.rows.get("kept", ()))
+            if kept:
+                bar.set_postfix(kept=f"{sum(kept) / len(kept):.1%}")
 
-    return on_shard
+        yield on_shard
 
 
 def describe_sources(settings: Settings, prompts: Path | None) -> dict:
@@ -170,12 +175,12 @@ def main() -> None:
     if arguments.plan:
         print("\n".join(plan_collection(folder, settings, prompts, num_shards, device)))
         return
-    on_shard = show_progress(folder, settings, num_shards, hidden=rank > 0)
-    if arguments.engine == "ray":
-        workers = {"num_painters": arguments.workers, "num_critics": arguments.judge_workers}
-        collect_on_ray(folder, settings, prompts, num_shards, device, on_shard, **workers)
-    else:
-        collect_here(folder, settings, prompts, num_shards, device, on_shard)
+    with show_progress(folder, settings, num_shards, hidden=rank > 0) as on_shard:
+        if arguments.engine == "ray":
+            workers = {"num_painters": arguments.workers, "num_critics": arguments.judge_workers}
+            collect_on_ray(folder, settings, prompts, num_shards, device, on_shard, **workers)
+        else:
+            collect_here(folder, settings, prompts, num_shards, device, on_shard)
     if rank == 0:
         rows = read_rows(folder)
         print("\n".join(describe_gains(rows)) or f"{len(rows)} pairs, not judged")

@@ -6,6 +6,8 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlencode
 
+from playwright.sync_api import Browser, Page
+
 from tests.drills.pages import compare, fill, open_tab, wait_for_text
 
 # Each sets window.ran if it is taken for markup or script anywhere.
@@ -43,15 +45,19 @@ PAYLOADS = (
 )
 
 
-def try_payloads(browser, url: str) -> tuple[int, int]:
+def has_run(page: Page) -> bool:
+    """Whether a payload ran on a page: each would set a variable."""
+    return page.evaluate("window.ran") is not None
+
+
+def try_payloads(browser: Browser, url: str) -> tuple[int, int]:
     """Send every payload through every place of a page that takes any words for a prompt.
 
     Returns: (payloads sent, pages on which one ran).
     """
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.set_default_timeout(60_000)
-    pages, tried = [context.new_page()], count()
-    page = pages[0]
+    page, tried = context.new_page(), count()
     page.goto(url)
     page.wait_for_selector("#compare_button")
     for payload in PAYLOADS:  # the prompt, the address, and later the captions of the history
@@ -90,11 +96,13 @@ def try_payloads(browser, url: str) -> tuple[int, int]:
         fill(page, "#grid_values", lines[0])
         page.click("#grid_button")
         wait_for_text(page, "#grid_status", "must be a number")
+    ran = int(has_run(page))
     for payload in PAYLOADS[:10]:  # a link
         next(tried)
-        pages.append(context.new_page())
-        pages[-1].goto(url + "?" + urlencode({"prompt": payload, "num_inference_steps": 1, "model": payload}))
-        wait_for_text(pages[-1], "#status", "of the model")
-    ran = sum(page.evaluate("window.ran") is not None for page in pages)
+        linked = context.new_page()
+        linked.goto(url + "?" + urlencode({"prompt": payload, "num_inference_steps": 1, "model": payload}))
+        wait_for_text(linked, "#status", "of the model")
+        ran += has_run(linked)
+        linked.close()  # a browser has six connections to a server, and every open page holds one
     context.close()
     return next(tried), ran

@@ -60,6 +60,12 @@ def latent_scale(vae: AutoencoderKL) -> float:
     return 1 / latents.std().item()
 
 
+def check_saved() -> dict:
+    """Figures of the embedded autoencoder, as it is loaded."""
+    saved = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32)
+    return {"final": share_right_after_reconstruction(saved, 2000), "scaling_factor": saved.config.scaling_factor}
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--num-steps", type=int, default=1400)
@@ -68,7 +74,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--finetune", metavar="RUN", help="go on from the saved autoencoder, as a run of this name")
     parser.add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
+    parser.add_argument("--check", action="store_true", help="train nothing: check 2,000 pictures of the embedded one")
     arguments = parser.parse_args()
+    if arguments.check:
+        print(check_saved())
+        return
     torch.manual_seed(arguments.seed)
     vae = AutoencoderKL(**CONFIG)
     if arguments.finetune:
@@ -104,9 +114,7 @@ def main() -> None:
     if not arguments.decoder_only:
         vae.register_to_config(scaling_factor=latent_scale(vae))
     vae.half().save_pretrained(MODEL_FOLDER / "vae")
-    saved = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32)
-    figures = {"final": share_right_after_reconstruction(saved, 2000), "scaling_factor": saved.config.scaling_factor}
-    log(RUNS / (arguments.finetune or "vae") / "log.jsonl", figures)
+    log(RUNS / (arguments.finetune or "vae") / "log.jsonl", check_saved())
 
 
 if __name__ == "__main__":
