@@ -12,8 +12,11 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)  # a pool of threads does not survive a fork, and torch may have read the variable before
 
 
 def start(main: Callable[[], object], *argv: object) -> BaseProcess:
