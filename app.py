@@ -76,6 +76,7 @@ UPDATES_PER_SECOND = 8  # of the progress bar; previews come when they come, abo
 SESSION_SECONDS = 2 * 3600  # how long an idle session's history is kept
 CACHE_SECONDS = (900, 7200)  # how often served files are looked through, and how old they may become
 MAX_WAITING = 64
+MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte for each, and every API call is one
 THUMBNAIL = 160
 BLIND_KEYS = "Enter makes a pair; ← left, → right, T tie, B both bad."
 NO_SUITE = "The short suite is of the shapes world; eval/run_benchmark.py measures any model."
@@ -1114,6 +1115,7 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
         "run_history": False,
         "max_file_size": settings.MAX_PNG_BYTES,
         "enable_monitoring": False,
+        "state_session_capacity": MAX_SESSIONS,
         "ssr_mode": False,
         "mcp_server": mcp,
     }
