@@ -40,7 +40,7 @@ from golden.npnet import find_npnet
 from train.claims import Claims
 from train.collection_plan import plan_collection
 from train.filters import find_filter
-from train.make_shard import Settings, collect_shard, default_target, load_critics, load_painter
+from train.make_shard import Settings, collect_shard, default_target, load_critics, load_painter, parse_target
 from train.pairs import Shard, describe_gains, finished_shards, read_rows, write_manifest, write_shard
 from train.ray_engine import collect_on_ray
 
@@ -159,6 +159,8 @@ def main() -> None:
     for name in ("num_pairs", "shard_size", "num_threads", "workers", "judge_workers"):
         if getattr(arguments, name) < 1:
             raise InvalidInput(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(arguments, name)}.")
+    for target in settings.targets:
+        parse_target(target)
     if len(set(settings.targets)) < len(settings.targets):
         raise InvalidInput(f"Each target goes once into a data set, got {' '.join(settings.targets)}.")
     if settings.filter:

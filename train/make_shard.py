@@ -97,14 +97,23 @@ _TARGET = re.compile(
 )
 
 
-def make_target(name: str, model: Model, settings: Settings, source: Tensor, embeddings: Embeddings) -> Tensor:
-    """Target noise (B, C, h, w) by its name in --targets. Raises: InvalidInput for a name that says nothing."""
+def parse_target(name: str) -> re.Match[str]:
+    """A target's name in its parts: noise, strength, steps, down, guidance, length; None where it says nothing of one.
+
+    Raises: InvalidInput for what is no target's name.
+    """
     parts = _TARGET.fullmatch(name)
     if not parts:
         raise InvalidInput(
             "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
             f"each with or without a :LENGTH such as :0.7, got {name[:40]!r}."
         )
+    return parts
+
+
+def make_target(name: str, model: Model, settings: Settings, source: Tensor, embeddings: Embeddings) -> Tensor:
+    """Target noise (B, C, h, w) by its name in --targets. Raises: as `parse_target`."""
+    parts = parse_target(name)
     source = float(parts["length"] or 1) * source
     if parts["noise"] == "source":
         return source
