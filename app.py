@@ -1146,11 +1146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.runs and not arguments.runs.is_dir():
         raise InvalidInput(f"There is no folder {arguments.runs}: --runs is the folder that the runs' folders are in.")
     options = launch_options(arguments.mcp)
-    try:
-        model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device, memory=arguments.memory)
-    except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
-        reason = str(error).splitlines()[0][:200]
-        raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
+    model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device, memory=arguments.memory)
     judge_mode = "rotating" if arguments.judge_mode == "auto" and is_spared(model.pipeline) else arguments.judge_mode
     judging = choose_judging(arguments.judges, judge_mode, model.spec, arguments.device)
     ui = build_ui(model, judging, arguments.runs)

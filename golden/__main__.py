@@ -59,6 +59,7 @@ def make_parser() -> ArgumentParser:
 
 def render(arguments: Namespace) -> int:
     """Plan, refuse what cannot be done before anything is loaded, render, write."""
+    from .compare import load_model
     from .files import sha256
     from .npnet import find_npnet
     from .pipelines import is_spared
@@ -71,7 +72,8 @@ def render(arguments: Namespace) -> int:
     file = find_npnet(find_npnet_name(arguments, spec))
     network = {"file": file.name, "sha256": sha256(file) if file.is_file() else None}
     check_npnet(arguments, made, network)
-    model = load(spec, arguments, file)
+    name = arguments.model or spec.name
+    model = load_model(name, npnet=file, device=arguments.device, memory=arguments.memory)
     comparison = run(request, model, size)
     machine = {
         "device": arguments.device,
@@ -174,18 +176,6 @@ def check_npnet(arguments: Namespace, made: dict[str, Any], network: dict[str, A
 
 
 # --- render and write -------------------------------------------------------------------------------------------------
-
-
-def load(spec: "ModelSpec", arguments: Namespace, npnet: Path) -> "Model":
-    """Load the model. Raises: InvalidInput if the device is not there, and what `load_model` raises."""
-    from .compare import load_model
-
-    try:
-        name = arguments.model or spec.name
-        return load_model(name, npnet=npnet, device=arguments.device, memory=arguments.memory)
-    except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
-        reason = str(error).splitlines()[0][:200]
-        raise InvalidInput(f"The model cannot run on {arguments.device!r}: {reason}") from None
 
 
 def run(request: "CompareRequest", model: "Model", size: dict[str, int]) -> "Comparison":

@@ -68,9 +68,11 @@ def load_model(
     A model whose own NPNet cannot be had loads without: comparing other arms needs none. `memory` is one of
     pipelines.MEMORY_MODES; where it is low NPNet stays on the CPU, which takes it a tenth of a second.
 
-    Raises: InvalidInput for an unknown name; MissingWeights or BadWeights if weights are missing or unfit.
+    Raises: InvalidInput for an unknown name, or a device that torch does not have here; MissingWeights or BadWeights if
+    weights are missing or unfit.
     """
     spec = find_model(name)
+    _check_device(device)
     weights = npnet or spec.npnet
     try:
         network = load_npnet(weights) if weights else None
@@ -82,6 +84,14 @@ def load_model(
     if network and not is_spared(pipeline):
         network.to(device)
     return Model(spec, pipeline, network)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        reason = str(error).splitlines()[0][:200]
+        raise InvalidInput(f"The model cannot run on {device!r}: {reason}") from None
 
 
 @dataclass(frozen=True)
