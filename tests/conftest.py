@@ -1,7 +1,7 @@
 """Tiny random-weight pipelines of the real classes, saved as folders and loaded as any model is."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from golden.compare import Model, load_model
 from golden.errors import MissingWeights
 from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
 from golden.judges.inputs import load_tokenizer
+from golden.models import MODELS
 from golden.npnet import NPNet, NPNetConfig, SwinConfig, save_npnet
 from golden.pipelines import Embeddings
 
@@ -220,6 +221,15 @@ def tiny_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
 def tiny_shapes(tiny_model) -> Model:
     """The same, passing for the embedded model: prompts are captions, and pictures are checked."""
     return Model(replace(tiny_model.spec, name="shapes"), tiny_model.pipeline, tiny_model.npnet)
+
+
+@pytest.fixture(scope="module")
+def tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file) -> Iterator[None]:
+    """The tiny pipeline in place of the embedded model wherever that is loaded by its name."""
+    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "shapes", tiny)
+        yield
 
 
 @pytest.fixture(scope="session")

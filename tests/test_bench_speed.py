@@ -13,10 +13,10 @@ from golden.models import MODELS
 
 
 @pytest.fixture(autouse=True)
-def _tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file, tiny_judges_folder, monkeypatch):
+def _little_to_do(tiny_embedded_model, tiny_judges_folder, monkeypatch):
     """The tiny pipeline and judges in place of the embedded ones, with few steps."""
-    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file), num_inference_steps=2)
-    monkeypatch.setitem(MODELS, "shapes", replace(tiny, redenoise_schedule=(4, 1)))
+    few_steps = replace(MODELS["shapes"], num_inference_steps=2, redenoise_schedule=(4, 1))
+    monkeypatch.setitem(MODELS, "shapes", few_steps)
     monkeypatch.setattr("golden.judges.loading.ASSETS", tiny_judges_folder)
 
 

@@ -30,14 +30,7 @@ from golden.models import MODELS
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_PROMPTS = ROOT.parent / "shared" / "prompts"
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file):
-    """The tiny pipeline in place of the embedded model, so that its pictures are checked."""
-    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "shapes", tiny)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_embedded_model")
 
 
 def settings(**changes) -> Settings:
@@ -53,7 +46,7 @@ def finish(settings: Settings, out: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def finished(_tiny_embedded_model, tmp_path_factory) -> Path:
+def finished(tiny_embedded_model, tmp_path_factory) -> Path:
     """The folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("run")
     finish(settings(), out)

@@ -28,13 +28,7 @@ PLACES = [
 PLACES += ["Table 12", "Table 13", "Table 14", "Table 15", "Table 16", "few-step", "3, 11, 17", "4, 13", "Fig. 7"]
 PLACES += ["Fig. 8", "Fig. 10", "Fig. 14"]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file):
-    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "shapes", tiny)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_embedded_model")
 
 
 def test_every_table_and_figure_has_a_suite():

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from killing import kill, make_rng, start
 from safetensors.torch import load_file
 
@@ -114,7 +113,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="(default: one for each kill)")
     parser.add_argument("--seed", type=int)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run_drill(Path(folder), arguments.kills, arguments.epochs or arguments.kills, arguments.seed)
     print("passed")
