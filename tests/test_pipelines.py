@@ -122,8 +122,7 @@ def test_embeddings_can_be_trained_on(tiny_model):
 
 
 def test_the_cache_has_an_end(tiny_model, num_encoded, monkeypatch):
-    row = sum(value.nbytes for value in encode_prompts(tiny_model.pipeline, ["a"]).values())
-    monkeypatch.setattr(pipelines, "_CACHE_BYTES", 3 * row)
+    monkeypatch.setattr(pipelines, "_CACHED_PROMPTS", 3)
     monkeypatch.setattr(pipelines, "_ENCODED_AT_ONCE", 2)
     embeddings = encode_prompts(tiny_model.pipeline, list("abcdefg"))
     assert len(embeddings["prompt_embeds"]) == 7
