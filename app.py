@@ -3,12 +3,14 @@
 Layout and callbacks only. What happens to noise and pictures is golden's business, and so is what input is allowed.
 """
 
+import ctypes
 import importlib.util
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
@@ -78,6 +80,7 @@ CACHE_SECONDS = (900, 7200)  # how often served files are looked through, and ho
 MAX_WAITING = 64
 MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte for each, and every API call is one
 THUMBNAIL = 160
+M_ARENA_MAX = -8  # of glibc's mallopt(3)
 BLIND_KEYS = "Enter makes a pair; ← left, → right, T tie, B both bad."
 NO_SUITE = "The short suite is of the shapes world; eval/run_benchmark.py measures any model."
 
@@ -1121,6 +1124,15 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
     }
 
 
+def share_one_heap() -> None:
+    """Let all threads allocate from one heap, where the C library is one that gives each its own.
+
+    What a comparison in one thread frees, the next in another thread could not use: memory grew for hundreds of them.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library, another system
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="app.py", description="Compare standard and golden noise in a browser.")
     parser.add_argument("--model", default="shapes", help=f"one of {', '.join(MODELS)}, or a diffusers folder")
@@ -1146,6 +1158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.runs and not arguments.runs.is_dir():
         raise InvalidInput(f"There is no folder {arguments.runs}: --runs is the folder that the runs' folders are in.")
     options = launch_options(arguments.mcp)
+    share_one_heap()
     model = load_model(arguments.model, npnet=arguments.npnet, device=arguments.device, memory=arguments.memory)
     judge_mode = "rotating" if arguments.judge_mode == "auto" and is_spared(model.pipeline) else arguments.judge_mode
     judging = choose_judging(arguments.judges, judge_mode, model.spec, arguments.device)
