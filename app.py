@@ -233,6 +233,12 @@ def arms_of(model: Model) -> tuple[str, ...]:
     return ("standard", "npnet") if model.npnet is not None else ("standard",)
 
 
+def make_request(model: Model, values: Sequence[Any]) -> CompareRequest:
+    """The request that the values of `Controls.inputs` say, nothing of it checked."""
+    *filled, control = values
+    return replace(CompareRequest(*filled), arms=arms_of(model), control=control)
+
+
 def explain_missing_npnet(spec: ModelSpec) -> str:
     """One sentence for a model that has no NPNet."""
     return (
@@ -261,16 +267,20 @@ class Controls:
     lock: gr.Checkbox
     opened: gr.State  # a new value here runs the comparison that the inputs describe
     status: gr.HTML
+    control: gr.State  # the picture that a ControlNet is shown
 
     @property
     def inputs(self) -> list[gr.Component]:
-        names = ("prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "strength")
-        return [getattr(self, name) for name in names]
+        return [getattr(self, name) for name in (*settings.NAMES, "control")]
 
     def open(self, request: CompareRequest) -> dict:
-        """Updates that fill in a request and run it as it is: a seed that was asked for is kept."""
+        """Updates that fill in a request and run it as it is: a seed that was asked for is kept.
+
+        A link and a file hold no control picture: the one at hand stays.
+        """
         filled = {getattr(self, name): getattr(request, name) for name in settings.NAMES}
-        return filled | {self.lock: True, self.opened: secrets.token_hex(8)}
+        shown = {self.control: request.control} if request.control is not None else {}
+        return filled | shown | {self.lock: True, self.opened: secrets.token_hex(8)}
 
     @property
     def opens(self) -> list[gr.Component]:
@@ -345,6 +355,7 @@ def build_compare(model: Model, watch: Watch, records: gr.State, judging: Judgin
                 stop = gr.Button("Stop", variant="stop", elem_id="stop_button")
                 reroll = gr.Button("Reroll", elem_id="reroll_button", min_width=64)
             status = gr.HTML(show_status("Enter compares, R rerolls, F flips, arrows slide."), elem_id="status")
+            control = build_control(spec, status)
         with gr.Column(elem_id="settings"):
             with gr.Row(elem_id="seed_row"):
                 seed = gr.Number(
@@ -408,13 +419,38 @@ def build_compare(model: Model, watch: Watch, records: gr.State, judging: Judgin
                     )
                 health = gr.HTML("", elem_id="health")
     opened = gr.State(None)
-    controls = Controls(prompt, seed, steps, guidance, sampler, strength, lock, opened, status)
+    controls = Controls(prompt, seed, steps, guidance, sampler, strength, lock, opened, status, control)
     verdicts = (standard_verdict, golden_verdict)
     stage = Stage(standard, golden, slider, *verdicts, figures, noises, health, scores, draw_scores)  # type: ignore
     triggers = [start.click, prompt.submit, opened.change]
     _connect_run(model, watch, judging, controls, stage, records, text, triggers, stop)
     _connect_openers(model, controls, reroll, chips, text, apply, restore_png, copy_link)
     return controls
+
+
+def build_control(spec: ModelSpec, status: gr.HTML) -> gr.State:
+    """Where a ControlNet gets its picture; a state that stays empty for other models."""
+    control = gr.State(None, time_to_live=SESSION_SECONDS)
+    if not spec.is_steered:
+        return control
+    upload = gr.UploadButton(
+        "Control picture",
+        file_types=[".png", ".jpg", ".jpeg", ".webp"],
+        type="binary",
+        size="sm",
+        elem_id="control_upload",
+    )
+    shown = _picture("Control picture", elem_id="control")
+
+    def take(data: Any) -> dict:
+        try:
+            return {control: settings.read_control(data), status: show_status("The control picture is there.")}
+        except GoldenError as error:
+            return {status: show_status(str(error), "error")}
+
+    upload.upload(take, [upload], [control, status], **(PAGE | {"preprocess": True}))
+    control.change(lambda picture: picture, [control], [shown], **PAGE)
+    return control
 
 
 def _if_npnet(model: Model) -> bool:
@@ -459,13 +495,13 @@ def _connect_run(
 ) -> None:
     spec = model.spec
 
-    def run(
-        prompt: Any, seed: Any, steps: Any, guidance: Any, sampler: Any, strength: Any, lock: Any, kept: Any
-    ) -> Any:
+    def run(*values: Any) -> Any:
+        *filled, lock, kept = values
+        request = make_request(model, filled)
         if not lock:
-            seed = new_seed()
+            request = replace(request, seed=new_seed())
         try:
-            request = validate(CompareRequest(prompt, seed, steps, guidance, sampler, strength, arms_of(model)), spec)
+            request = validate(request, spec)
             yield {controls.seed: request.seed, controls.status: show_status("Starting …", "running", 0)}
             made = kept
             for event in watch(request):
@@ -701,8 +737,7 @@ def build_explore(model: Model, watch: Watch, controls: Controls) -> None:
 
     def run(prompts: Any, axis: Any, values: Any, *base: Any) -> Any:
         try:
-            request = replace(CompareRequest(*base), arms=arms_of(model))
-            grid = explore.plan_grid(request, prompts, axis, values, spec)
+            grid = explore.plan_grid(make_request(model, base), prompts, axis, values, spec)
             total, known, shown = len(grid.requests), 0, 0.0
             yield {status: show_status(f"0 of {total}", "running", 0), as_png: gr.update(visible=False)}
             for done in explore.run_grid(grid, watch):
@@ -777,7 +812,7 @@ def build_blind(model: Model, watch: Watch, controls: Controls) -> None:
         try:
             if model.npnet is None:
                 raise InvalidInput(explain_missing_npnet(spec))
-            request = validate(replace(CompareRequest(*base), prompt=wanted, seed=new_seed()), spec)
+            request = validate(replace(make_request(model, base), prompt=wanted, seed=new_seed()), spec)
             yield can_vote(False) | {reveal: "", pair: None}
             for event in watch(request):
                 if isinstance(event, Progress):
@@ -943,7 +978,7 @@ def build_benchmark(tab: gr.Tab, model: Model, judging: Judging, controls: Contr
             yield {status: show_status("Another short suite is running: wait for its end.", "error")}
             return
         try:
-            suite = suites.plan_suite(CompareRequest(*base), chosen, num_prompts, num_seeds, spec)
+            suite = suites.plan_suite(make_request(model, base), chosen, num_prompts, num_seeds, spec)
             total, parts = len(suite.batches), []
             yield {status: show_status(f"0 of {total} batches", "running", 0), as_csv: gr.update(visible=False)}
             for part in suites.run_suite(suite, model, judging.judges):
@@ -1116,7 +1151,7 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
         "head": f"<script>{read_asset('app.js')}</script>",
         "footer_links": ["api"],
         "run_history": False,
-        "max_file_size": settings.MAX_PNG_BYTES,
+        "max_file_size": settings.MAX_PICTURE_BYTES,
         "enable_monitoring": False,
         "state_session_capacity": MAX_SESSIONS,
         "ssr_mode": False,

@@ -23,7 +23,7 @@ from golden.judges.base import ClipJudge
 from golden.models import ModelSpec
 from golden.noise import noise_health, source_noise
 from golden.npnet import NPNet
-from golden.pipelines import decode, denoise, encode_prompts, latent_shape
+from golden.pipelines import Embeddings, add_control, decode, denoise, encode_prompts, latent_shape
 from golden.samplers import make_sampler
 from golden.shapes import check_image
 
@@ -135,7 +135,8 @@ class Renderer:
     """A loaded model and what variants and rows may ask for beside it.
 
     `npnets` and `unets` are those that variants name; `judges` score; `eyes` is a CLIP model whose embeddings of the
-    pictures are kept (`features`), to tell how far pictures are from each other; `bf16` renders in half precision.
+    pictures are kept (`features`), to tell how far pictures are from each other; `bf16` renders in half precision;
+    `control` is the picture that a ControlNet is shown with every prompt.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Renderer:
         bf16: bool = False,
         eyes: ClipJudge | None = None,
         unets: Mapping[str, Any] | None = None,
+        control: Image.Image | None = None,
     ) -> None:
         self.model = model
         self.npnets = dict(npnets or {})
@@ -153,6 +155,16 @@ class Renderer:
         self.judges = judges
         self.eyes = eyes
         self.bf16 = bf16
+        self.control = control
+
+    def encode(self, prompts: Sequence[str]) -> Embeddings:
+        """What the pipeline is told to paint, one row per prompt."""
+        pipeline = self.model.pipeline
+        embeddings = encode_prompts(pipeline, prompts)
+        if self.control is None:
+            return embeddings
+        height, width = (side * pipeline.vae_scale_factor for side in latent_shape(pipeline)[1:])
+        return add_control(embeddings, self.control, height, width)
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
         """Make every sampler and one noise of every arm: what is missing is said before the first picture."""
@@ -165,7 +177,7 @@ class Renderer:
     def make_noises(self, variants: Sequence[Variant], units: Sequence[Unit], timings: Timings) -> dict[str, Tensor]:
         """By variant, its noises (len(units), C, h, w). Variants of one arm and network share the work."""
         model, seeds = self.model, [unit.seed for unit in units]
-        embeddings = encode_prompts(model.pipeline, [unit.prompt.text for unit in units])
+        embeddings = self.encode([unit.prompt.text for unit in units])
         source = source_noise(seeds, latent_shape(model.pipeline))
         made: dict[tuple[str, str | None], Tensor] = {}
         noises = {}
@@ -198,7 +210,7 @@ class Renderer:
                 latents = denoise(
                     self.model.pipeline,
                     torch.cat([noises[variant.name] for variant in group]),
-                    encode_prompts(self.model.pipeline, prompts * len(group)),
+                    self.encode(prompts * len(group)),
                     seeds * len(group),
                     sampler=sampling.sampler,
                     num_inference_steps=sampling.num_inference_steps,

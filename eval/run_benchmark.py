@@ -32,7 +32,7 @@ from eval.suites import SUITES, Options, Plan, Suite, expected_seconds, find_sui
 from eval.summary import RIGHT, compare_all, find_categories
 from eval.training import PairsFolder, check_networks, describe_training, open_pairs, train_networks
 from golden.arms import ARMS
-from golden.compare import MAX_SEED, check_whole, load_model
+from golden.compare import MAX_SEED, CompareRequest, check_control, check_whole, load_model
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.files import atomic_path, sha256
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, find_judge, load_judge, load_judges
@@ -41,6 +41,7 @@ from golden.models import MODELS, ModelSpec, find_model
 from golden.noise import source_noise
 from golden.npnet import NPNETS, find_npnet
 from golden.pipelines import MEMORY_MODES, latent_shape, load_pipeline
+from golden.settings import read_control, read_file
 from golden.shapes import open_image
 from train.pairs import read_rows
 
@@ -76,6 +77,7 @@ class Settings:
     batch_size: int = 32
     bf16: bool = False
     memory: str = "auto"
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
     variants = [check_variant(variant, spec, prompts.prompts[0].text) for variant in plan.variants]
     plan = replace(plan, variants=variants)
     check_networks(plan.networks, pairs, spec)
+    control = read_control(read_file(settings.control)) if settings.control else None
+    check_control(CompareRequest(prompts.prompts[0].text, control=control), spec)
     real = open_real_pictures(settings.real, spec, prompts) if suite.measures == "frechet" else []
     judges = open_judges(settings, spec, device)
     if not spec.is_shapes and judges is None:
@@ -129,7 +133,7 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
         for variant in variants
         if variant.unet
     }
-    renderer = Renderer(model, judges=judges, bf16=settings.bf16, eyes=eyes, unets=unets)
+    renderer = Renderer(model, judges=judges, bf16=settings.bf16, eyes=eyes, unets=unets, control=control)
     renderer.check(variants, prompts.prompts[0])
     first = settings.first_seed
     seeds = [first + start + index for start in suite.seed_starts for index in range(num_seeds)]
@@ -214,6 +218,7 @@ def identify(run: Run) -> dict:
         "judges": list(run.judge_names),
         "judge_weights": settings.judge_weights if run.judge_names else None,
         "weights": hash_model(model.spec),
+        "control": sha256(settings.control) if settings.control else None,
         "networks": describe_training(run.plan.networks, run.pairs),
         "npnet": sha256(find_npnet(npnet)) if model.npnet is not None and npnet else None,
     }
@@ -356,6 +361,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="pictures denoised at a time")
     parser.add_argument("--bf16", action="store_true", help="render in bfloat16 (autocast): twice as fast on some CPUs")
     parser.add_argument("--memory", choices=MEMORY_MODES, default=defaults.memory, help="low fits cards of 8 to 12 GB")
+    parser.add_argument("--control", type=Path, metavar="PICTURE", help="what a ControlNet is shown with every prompt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--keep-pictures", action="store_true", help="keep every picture as PNG")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/SUITE)")

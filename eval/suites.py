@@ -159,10 +159,12 @@ def transfer(spec: ModelSpec, options: Options) -> Plan:
 
 
 def controlnet(spec: ModelSpec, options: Options) -> Plan:
-    raise InvalidInput(
-        "The suite 'controlnet' needs a ControlNet: the shapes world has none, and a published one "
-        "(diffusers/controlnet-canny-sdxl-1.0) is steered from Python, as the README shows."
-    )
+    if not spec.is_steered:
+        raise InvalidInput(
+            f"The suite 'controlnet' needs a ControlNet, and {spec.title or spec.name} has none: "
+            "--model sdxl+diffusers/controlnet-canny-sdxl-1.0 --control PICTURE."
+        )
+    return arms_of("standard", "npnet")(spec, options)
 
 
 def equal_cost(spec: ModelSpec, options: Options) -> Plan:

@@ -34,7 +34,7 @@ def make_parser() -> ArgumentParser:
     render.add_argument("--prompt", help="what the pictures should show")
     render.add_argument("--seed", type=int, help="of the source noise, 0 or more; 0 if not given")
     render.add_argument(
-        "--model", help="a name, a diffusers folder or a hub id, +LORA.safetensors; shapes if not given"
+        "--model", help="a name, a diffusers folder or a hub id, +LORA.safetensors, +CONTROLNET; shapes if not given"
     )
     render.add_argument("--npnet", metavar="FILE", help="NPNet weights, or the name of published ones")
     render.add_argument("--steps", type=int, help="number of steps")
@@ -43,6 +43,7 @@ def make_parser() -> ArgumentParser:
     render.add_argument("--strength", type=float, help="of golden noise: 0 is the source noise, 1 NPNet's own")
     render.add_argument("--height", type=int, help="of the pictures, in pixels")
     render.add_argument("--width", type=int, help="of the pictures, in pixels")
+    render.add_argument("--control", type=Path, metavar="PICTURE", help="what a ControlNet is shown")
     render.add_argument("--from-image", type=Path, metavar="PNG", help="take the settings of a picture of golden's")
     render.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
     render.add_argument(
@@ -91,16 +92,23 @@ def render(arguments: Namespace) -> int:
 
 def read_picture(path: Path) -> dict[str, Any]:
     """How a picture says that it was made. Raises: InvalidInput if it cannot be read or says nothing."""
-    from .settings import MAX_PNG_BYTES, read_png
+    from .settings import read_file, read_png
 
-    try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_PNG_BYTES else b""
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
-    made = read_png(data)
+    made = read_png(read_file(path))
     if not isinstance(made["settings"], dict):
         raise InvalidInput("The settings inside the PNG cannot be read.")
     return made
+
+
+def read_control(path: Path | None, stored: dict[str, Any]) -> "Image.Image | None":
+    """What a ControlNet is shown. Raises: InvalidInput if it is not what a picture's settings say it was shown."""
+    from . import settings
+
+    control = settings.read_control(settings.read_file(path)) if path else None
+    recorded = stored.get("control")
+    if recorded is not None and (control is None or settings.hash_picture(control) != recorded):
+        raise InvalidInput(f"The picture was steered by a picture of SHA-256 {str(recorded)[:12]}...: give --control.")
+    return control
 
 
 def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, CompareRequest]":
@@ -109,7 +117,7 @@ def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, Compar
     Raises: InvalidInput for what is not allowed. A picture may name a model of golden's own; any other the user names,
     since a picture that somebody sent must not choose what is loaded or fetched.
     """
-    from .compare import validate
+    from .compare import check_control, validate
     from .models import MODELS, find_model
     from .settings import NAMES, default_request
 
@@ -128,9 +136,12 @@ def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, Compar
     }
     values = {key: stored[key] for key in NAMES if key in stored}
     values |= {key: value for key, value in given.items() if value is not None}
+    values["control"] = read_control(arguments.control, stored)
     if "prompt" not in values:
         raise InvalidInput("Give --prompt, or --from-image with a picture that golden made.")
-    return spec, validate(default_request(spec, **values), spec)
+    request = validate(default_request(spec, **values), spec)
+    check_control(request, spec)
+    return spec, request
 
 
 def plan_size(arguments: Namespace, made: dict[str, Any]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from .models import ModelSpec, find_model
 from .noise import MAX_SEED, source_noise
 from .npnet import NPNet, load_npnet
 from .pipelines import (
+    add_control,
     decode,
     denoise,
     encode_prompts,
@@ -96,7 +97,10 @@ def _check_device(device: str) -> None:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What to compare. `arms` are names of ARMS; `strength` scales the change that each makes to the source noise."""
+    """What to compare. `arms` are names of ARMS; `strength` scales the change that each makes to the source noise.
+
+    `control` is the picture that a ControlNet is shown, of any size; other models take none.
+    """
 
     prompt: str
     seed: int = 0
@@ -105,10 +109,11 @@ class CompareRequest:
     sampler: str = "ddim"
     strength: float = 1.0
     arms: tuple[str, ...] = ("standard", "npnet")
+    control: Image.Image | None = field(default=None, compare=False)
 
 
 def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
-    """The request with exact types (5.0 steps become 5), once every value is allowed.
+    """The request with exact types (5.0 steps become 5), once every value is allowed; `check_control` is apart.
 
     Raises: InvalidInput in one sentence with what was got and what is allowed.
     """
@@ -141,7 +146,16 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
         request.sampler,
         check_number("strength", request.strength, 0.0, MAX_STRENGTH),
         tuple(request.arms),
+        request.control,
     )
+
+
+def check_control(request: CompareRequest, spec: ModelSpec) -> None:
+    """Raises: InvalidInput if a ControlNet has no control picture, or another model has one."""
+    if spec.is_steered and request.control is None:
+        raise InvalidInput(f"{spec.title or spec.name} is steered by a control picture beside the prompt: give one.")
+    if request.control is not None and not spec.is_steered:
+        raise InvalidInput(f"A control picture steers a ControlNet, and {spec.title or spec.name} has none.")
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:
@@ -255,6 +269,7 @@ def compare(
     Raises: GoldenError with one sentence for the user.
     """
     request = validate(request, model.spec)
+    check_control(request, model.spec)
     shape = latent_shape(model.pipeline, check_side("height", height), check_side("width", width))
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stopped = threading.Event()
@@ -320,6 +335,9 @@ def _run(
     pipeline, arms = model.pipeline, request.arms
     _stop_if(stopped)
     embeddings = encode_prompts(pipeline, [request.prompt])
+    if request.control is not None:
+        height, width = (side * pipeline.vae_scale_factor for side in shape[1:])
+        embeddings = add_control(embeddings, request.control, height, width)
     source = source_noise([request.seed], shape)
     noises, seconds = make_noises(request, model, source, embeddings)
 

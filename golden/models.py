@@ -22,7 +22,8 @@ class ModelSpec:
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
     local file, or None; `redenoise_*` are the settings of pair collection. What makes a few-step model of `repo` are
     `unet` (a hub id, a folder, or a file `OWNER/REPOSITORY/FILE.safetensors` of the hub), `loras` (such files, or
-    local ones) and `timestep_spacing` (of the schedule, where it is not that of `repo`).
+    local ones) and `timestep_spacing` (of the schedule, where it is not that of `repo`). `controlnet` (a hub id or a
+    folder) is what steers it by a picture, where `repo` has none of its own.
     """
 
     name: str
@@ -42,13 +43,20 @@ class ModelSpec:
     unet: str | None = None
     loras: tuple[str, ...] = ()
     timestep_spacing: str | None = None
+    controlnet: str | None = None
 
     @property
     def is_shapes(self) -> bool:
         """Whether prompts are captions of the shapes world, so that pictures can be checked exactly."""
         return self.name == "shapes"
 
+    @property
+    def is_steered(self) -> bool:
+        """Whether a ControlNet wants a control picture beside the prompt."""
+        return self.pipeline == _STEERED
 
+
+_STEERED = "StableDiffusionXLControlNetPipeline"
 _SDXL, _SDXL_REVISION = "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"
 
 # Source: the paper's section 5.1 and Table 10 for steps, guidance and samplers; for few-step models the published
@@ -151,7 +159,8 @@ def find_model(name: str) -> ModelSpec:
     """The spec of a registered name, or one made for a local diffusers folder or a hub id, and LoRAs on top of any.
 
     `NAME+LORA` is the model NAME with a LoRA fused into it: a local `.safetensors` file, or one of the hub written as
-    `OWNER/REPOSITORY/FILE.safetensors`. More than one can follow.
+    `OWNER/REPOSITORY/FILE.safetensors`. More than one can follow. `NAME+CONTROLNET`, a folder or `OWNER/REPOSITORY`, is
+    NAME steered by a ControlNet.
 
     Raises: InvalidInput listing the valid names; MissingWeights for a hub id that is neither here nor to be fetched.
     """
@@ -165,14 +174,12 @@ def find_model(name: str) -> ModelSpec:
         unique = str(name) if title in MODELS else title
         return replace(family, name=unique, repo=str(name), title=title)
     if "+" in name:
-        base, *loras = name.split("+")
+        base, *parts = name.split("+")
         spec = find_model(base)
-        for lora in loras:
-            if not lora.endswith(".safetensors"):
-                raise InvalidInput(f"A LoRA is a .safetensors file, as in sdxl+style.safetensors, got {lora[:80]!r}.")
-        title = " + ".join([spec.title, *(Path(lora).stem for lora in loras)])
-        return replace(spec, name=f"{spec.name}+{'+'.join(loras)}", loras=(*spec.loras, *loras), title=title)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
+        for part in parts:
+            spec = _add_part(spec, part)
+        return spec
+    if _HUB_ID.fullmatch(name) and not Path(name).exists():
         family = _read_family(fetch_file(name, "model_index.json"))
         return replace(family, name=name, repo=name, title=name.split("/")[1])
     raise InvalidInput(
@@ -180,9 +187,28 @@ def find_model(name: str) -> ModelSpec:
     )
 
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def _add_part(spec: ModelSpec, part: str) -> ModelSpec:
+    """The model with a LoRA or a ControlNet on top. Raises: InvalidInput for what is neither, or does not fit."""
+    named = replace(spec, name=f"{spec.name}+{part}", title=f"{spec.title} + {Path(part).stem}")
+    if part.endswith(".safetensors"):
+        return replace(named, loras=(*spec.loras, part))
+    if not (Path(part) / "config.json").is_file() and not _HUB_ID.fullmatch(part):
+        raise InvalidInput(
+            "What follows a + is a LoRA (a .safetensors file) or a ControlNet (a folder with a config.json, or "
+            f"OWNER/REPOSITORY), got {part[:80]!r}."
+        )
+    if spec.is_steered or "XL" not in spec.pipeline:
+        raise InvalidInput(f"{part[:80]!r}: one ControlNet goes on top of a model of SDXL's class, and no more.")
+    return replace(named, controlnet=part, pipeline=_STEERED)
+
+
 def _read_family(index: Path) -> ModelSpec:
     """A spec with the defaults of the registered model that is of the pipeline class named in a model_index.json."""
     families = {spec.pipeline: spec for spec in (MODELS["sdxl"], MODELS["hunyuan-dit"])}
+    families[_STEERED] = replace(MODELS["sdxl"], pipeline=_STEERED)
     try:
         class_name = str(json.loads(index.read_text())["_class_name"])
     except (OSError, ValueError, TypeError, KeyError):

@@ -28,7 +28,7 @@ from .samplers import make_sampler, remember_clean_estimate
 logger = logging.getLogger("golden")
 
 Embeddings = dict[str, Tensor]
-"""The prompt arguments of a pipeline's call (`prompt_embeds`, ...), each with one row per prompt."""
+"""What a pipeline is told to paint (`prompt_embeds`, ..., a ControlNet's `image`), each with one row per prompt."""
 
 OnStep = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, x0 estimate) after every step; may raise to stop the run."""
@@ -60,9 +60,11 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     pipeline_class = getattr(diffusers, spec.pipeline)
     where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
     parts: dict[str, Any] = {"add_watermarker": False} if "XL" in spec.pipeline else {}
-    try:
+    with _explained(f"The model {spec.name!r}", spec.repo):
         if spec.unet:
             parts["unet"] = _load_unet(spec, spec.unet, dtype)
+        if spec.controlnet:
+            parts["controlnet"] = _load_controlnet(spec.controlnet, dtype)
         if not Path(spec.repo).exists():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # diffusers gives the hub's client arguments that are deprecated
@@ -75,16 +77,6 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
             for lora in spec.loras:
                 _fuse_lora(pipeline, lora)
             pipeline.set_progress_bar_config(disable=True)
-    except SafetensorError as error:
-        raise BadWeights(f"The model {spec.name!r} has a damaged weight file in {spec.repo}: {error}.") from error
-    except GoldenError:  # some are ValueErrors, too
-        raise
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
-        raise MissingWeights(
-            f"The model {spec.name!r} could not be loaded: fetch the repository {spec.repo} from the Hugging Face hub "
-            f"and give its folder with --model ({reason})."
-        ) from error
     if memory == "auto":
         memory = choose_memory(device, needed_memory(pipeline))
     return spare_memory(pipeline, device) if memory == "low" else pipeline.to(device)
@@ -106,6 +98,28 @@ def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:
     except RuntimeError as error:
         raise BadWeights(f"{unet} does not hold the weights of a UNet like that of {spec.repo}.") from error
     return network.eval()
+
+
+def _load_controlnet(controlnet: str, dtype: torch.dtype) -> Any:
+    with _quiet(), _explained("The ControlNet", controlnet):
+        return diffusers.ControlNetModel.from_pretrained(controlnet, dtype=dtype, use_safetensors=True)
+
+
+@contextmanager
+def _explained(what: str, repo: str) -> Iterator[None]:
+    """Raises: BadWeights or MissingWeights, each one sentence, where diffusers fails to load a repository or folder."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise BadWeights(f"{what} has a damaged weight file in {repo}: {error}.") from error
+    except GoldenError:  # some are ValueErrors, too
+        raise
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        raise MissingWeights(
+            f"{what} could not be loaded: fetch the repository {repo} from the Hugging Face hub and give its folder "
+            f"with --model ({reason})."
+        ) from error
 
 
 def _fuse_lora(pipeline: Any, lora: str) -> None:
@@ -286,6 +300,12 @@ def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
 # --- from noise to pictures -------------------------------------------------------------------------------------------
 
 
+def add_control(embeddings: Embeddings, picture: Image.Image, height: int, width: int) -> Embeddings:
+    """The embeddings with a control picture in every row, brought to the size in pixels of what is painted."""
+    pixels = images_to_pixels([picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)]) / 2 + 0.5
+    return embeddings | {"image": pixels.repeat(len(embeddings["prompt_embeds"]), 1, 1, 1)}
+
+
 def repeat_embeddings(embeddings: Embeddings, times: int) -> Embeddings:
     """The rows of `embeddings`, `times` times one after the other."""
     return {name: torch.cat([value] * times) for name, value in embeddings.items()}
@@ -302,14 +322,13 @@ def denoise(
     num_inference_steps: int,
     guidance_scale: float,
     on_step: OnStep | None = None,
-    **pipeline_arguments: Any,
 ) -> Tensor:
     """Run the pipeline from noise (B, C, h, w) to finished latents (B, C, h, w).
 
     `seeds` (one per row) seed the step noise of ancestral samplers, so that rows with the same seed get the same.
-    `sampler` is a name of SAMPLERS or a scheduler. `pipeline_arguments` go to the pipeline's call as they are (the
-    `image` of a ControlNet). Where memory is low (`is_spared`) the rows go through one after the other, and `on_step`
-    counts the steps of all and sees the estimate of the row at work. Not safe to call twice at a time on one pipeline.
+    `sampler` is a name of SAMPLERS or a scheduler. Where memory is low (`is_spared`) the rows go through one after the
+    other, and `on_step` counts the steps of all and sees the estimate of the row at work. Not safe to call twice at a
+    time on one pipeline.
     """
     rows_a_turn = 1 if is_spared(pipeline) else len(noise)
     num_turns = len(noise) // rows_a_turn
@@ -318,9 +337,8 @@ def denoise(
     if on_step:
         remember_clean_estimate(scheduler)
 
-    if is_hunyuan(pipeline):
-        # Or the pipeline would change the size to one of its list, and the noise would not fit.
-        pipeline_arguments = {"use_resolution_binning": False} | pipeline_arguments
+    # Or Hunyuan-DiT's pipeline would change the size to one of its list, and the noise would not fit.
+    own_arguments = {"use_resolution_binning": False} if is_hunyuan(pipeline) else {}
     _, _, height, width = noise.shape
 
     def take_turn(turn: int) -> Tensor:
@@ -342,7 +360,7 @@ def denoise(
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]],
             callback_on_step_end=after_step,
             output_type="latent",
-            **pipeline_arguments,
+            **own_arguments,
         ).images
 
     try:

@@ -1,10 +1,12 @@
 """The settings of a comparison as JSON, in a link, and inside PNG files, from where they can be opened again."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,17 +17,27 @@ from .compare import CompareRequest, Comparison, validate
 from .errors import InvalidInput
 from .models import ModelSpec
 
-NAMES = tuple(field.name for field in fields(CompareRequest) if field.name != "arms")
+NAMES = tuple(field.name for field in fields(CompareRequest) if field.name not in ("arms", "control"))
 """What a link and a settings file hold; the names of CompareRequest."""
 
 PNG_KEY = "golden"
 MAX_JSON_CHARS = 20_000
-MAX_PNG_BYTES = 20 * 2**20
+MAX_PICTURE_BYTES = 20 * 2**20
+MAX_CONTROL_SIDE = 4096
+_UNREADABLE = (  # all that Pillow raises for a file that is not what it says
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 
 def to_dict(request: CompareRequest, spec: ModelSpec) -> dict[str, Any]:
-    """The settings with the model's name, ready for JSON."""
-    return {"model": spec.name, **{name: getattr(request, name) for name in NAMES}}
+    """The settings with the model's name, ready for JSON; of a control picture the SHA-256 of its pixels."""
+    control = {"control": hash_picture(request.control)} if request.control is not None else {}
+    return {"model": spec.name, **{name: getattr(request, name) for name in NAMES}} | control
 
 
 def to_json(request: CompareRequest, spec: ModelSpec) -> str:
@@ -134,19 +146,11 @@ def read_png(data: Any) -> dict[str, Any]:
 
     Raises: InvalidInput if the bytes are no PNG, or hold no settings.
     """
-    if not isinstance(data, bytes) or not 0 < len(data) <= MAX_PNG_BYTES:
-        raise InvalidInput(f"Give a PNG file of at most {MAX_PNG_BYTES // 2**20} MB.")
+    _check_size_of(data, "a PNG file")
     try:
         with Image.open(BytesIO(data), formats=["PNG"]) as image:
             text = image.info.get(PNG_KEY)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ):
+    except _UNREADABLE:
         raise InvalidInput("The file is not a PNG that can be read.") from None
     if not isinstance(text, str):
         raise InvalidInput("The PNG holds no settings: only pictures that this app made have them.")
@@ -156,3 +160,38 @@ def read_png(data: Any) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidInput("The settings inside the PNG cannot be read.") from None
     return made
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture's file, none of one that is too large to be taken. Raises: InvalidInput."""
+    try:
+        return path.read_bytes() if path.stat().st_size <= MAX_PICTURE_BYTES else b""
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _check_size_of(data: Any, what: str) -> None:
+    if not isinstance(data, bytes) or not 0 < len(data) <= MAX_PICTURE_BYTES:
+        raise InvalidInput(f"Give {what} of at most {MAX_PICTURE_BYTES // 2**20} MB.")
+
+
+def read_control(data: Any) -> Image.Image:
+    """The control picture, RGB, in the bytes of a PNG, JPEG or WebP file.
+
+    Raises: InvalidInput if it is no such file, damaged, or of more than MAX_CONTROL_SIDE pixels along a side.
+    """
+    _check_size_of(data, "a PNG, JPEG or WebP file")
+    try:
+        with Image.open(BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
+            size = image.size
+            picture = image.convert("RGB") if max(size) <= MAX_CONTROL_SIDE else None
+    except _UNREADABLE:
+        raise InvalidInput("The control picture is not a PNG, JPEG or WebP file that can be read.") from None
+    if picture is None:
+        raise InvalidInput(f"A control picture has at most {MAX_CONTROL_SIDE} pixels along a side, got {max(size)}.")
+    return picture
+
+
+def hash_picture(picture: Image.Image) -> str:
+    """The SHA-256 of a picture's pixels."""
+    return hashlib.sha256(picture.tobytes()).hexdigest()

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler
+from PIL import Image
 from tokenizers import pre_tokenizers
 
 from golden.compare import Model, load_model
@@ -244,15 +245,31 @@ def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
     return load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file)
 
 
+@pytest.fixture(scope="session")
+def tiny_controlnet_folder(tiny_model, tmp_path_factory) -> str:
+    """A ControlNet for the tiny SDXL that makes something of its picture, as `save_pretrained` leaves it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        controlnet = diffusers.ControlNetModel.from_unet(tiny_model.pipeline.unet, conditioning_channels=3)
+        for last in (controlnet.controlnet_cond_embedding.conv_out, controlnet.controlnet_mid_block):
+            torch.nn.init.normal_(last.weight)  # zeros as they are made: a new ControlNet says nothing
+    folder = tmp_path_factory.mktemp("tiny_controlnet")
+    controlnet.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_steered(tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file) -> Model:
+    """The tiny SDXL steered by the ControlNet."""
+    return load_model(f"{tiny_sdxl_folder}+{tiny_controlnet_folder}", npnet=tiny_npnet_file)
+
+
 @pytest.fixture
-def tiny_controlnet(tiny_model) -> diffusers.StableDiffusionXLControlNetPipeline:
-    """The tiny SDXL steered by a ControlNet that, as made, says nothing yet."""
-    pipeline = tiny_model.pipeline
-    controlnet = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_channels=3).eval()
-    parts = {name: part for name, part in pipeline.components.items() if part is not None}
-    steered = diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=controlnet, add_watermarker=False)
-    steered.set_progress_bar_config(disable=True)
-    return steered
+def edges() -> Image.Image:
+    """What a ControlNet is shown: a bright picture with one dark side, of another size than what is painted."""
+    picture = Image.new("RGB", (50, 40), "white")
+    picture.paste("black", (0, 0, 25, 40))
+    return picture
 
 
 @pytest.fixture

@@ -259,6 +259,39 @@ def test_stop(open_page, tiny_shapes, monkeypatch):
     assert page.locator("#compare_button").is_visible()
 
 
+def test_a_controlnet_is_shown_a_picture(open_page, tiny_steered, edges, tmp_path):
+    """The status says that one is wanted; what is no picture is refused; both arms follow the one that is there."""
+    edges.save(tmp_path / "edges.png")
+    edges.rotate(180).save(tmp_path / "turned.webp")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    ui, address = serve(tiny_steered)
+    try:
+        page = open_page(address=address)
+        picked = page.locator("#ask input[type=file]")
+        page.click("#compare_button")
+        wait_for_text(page, "#status", "steered by a control picture beside the prompt: give one")
+        picked.set_input_files(tmp_path / "broken.jpg")
+        wait_for_text(page, "#status", "not a PNG, JPEG or WebP file")
+        seen = []
+        for name in ("edges.png", "turned.webp"):
+            picked.set_input_files(tmp_path / name)
+            wait_for_text(page, "#status", "The control picture is there")
+            page.wait_for_selector("#control img")
+            compare(page)
+            seen.append((shown_pixels(page, STANDARD), shown_pixels(page, GOLDEN)))
+        keep(page, "controlnet")
+        assert len({*seen[0], *seen[1]}) == 4
+        fill(page, "#steps", 200)
+        page.click("#compare_button")
+        page.wait_for_function("document.querySelector('#status').textContent.match(/Step [0-9]+ of 200/)")
+        page.click("#stop_button")
+        wait_for_text(page, "#status", "Stopped")
+        assert tiny_steered.lock.acquire(timeout=10)
+        tiny_steered.lock.release()
+    finally:
+        ui.close(verbose=False)
+
+
 def test_a_link_opens_the_same_comparison(open_page):
     page = open_page()
     compare(page, seed=11)

@@ -245,6 +245,36 @@ def test_every_sampler_runs_on_hunyuan(tiny_hunyuan, sampler):
     assert comparison.images["standard"].tobytes() != comparison.images["npnet"].tobytes()
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_runs_on_a_controlnet(tiny_steered, edges, sampler):
+    comparison = run_comparison(replace(SHORT, sampler=sampler, control=edges), tiny_steered)
+    assert comparison.images["standard"].tobytes() != comparison.images["npnet"].tobytes()
+
+
+def test_a_control_picture_reaches_every_arm(tiny_steered, edges):
+    """At any size of what is painted; the arms that ask the model beforehand show it the picture, too."""
+    request = replace(SHORT, arms=tuple(ARMS), control=edges)
+    first = run_comparison(request, tiny_steered, height=64, width=96)
+    second = run_comparison(replace(request, control=edges.rotate(180)), tiny_steered, height=64, width=96)
+    assert all(first.images[arm].tobytes() != second.images[arm].tobytes() for arm in ARMS)
+    told = {arm for arm in ARMS if not torch.equal(first.noises[arm], second.noises[arm])}
+    assert told == {"inversion", "repaint"}
+
+
+def test_a_control_picture_is_for_controlnets_and_they_want_one(tiny_steered, tiny_model, edges):
+    with pytest.raises(InvalidInput, match="is steered by a control picture beside the prompt: give one"):
+        run_comparison(SHORT, tiny_steered)
+    with pytest.raises(InvalidInput, match="A control picture steers a ControlNet"):
+        run_comparison(replace(SHORT, control=edges), tiny_model)
+
+
+def test_a_controlnet_is_stopped_within_one_step(tiny_steered, edges):
+    events = compare(replace(SHORT, num_inference_steps=50, control=edges), tiny_steered)
+    assert next(events).num_steps >= 50
+    events.close()
+    assert not tiny_steered.lock.locked()
+
+
 def test_a_sampler_without_a_schedule_for_the_model_says_so(tiny_hunyuan):
     with pytest.raises(InvalidInput, match="SDXL's noise levels"):
         run_comparison(replace(SHORT, sampler="dpm_ays"), tiny_hunyuan)

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 import golden as package
 from golden import GoldenNoise, library, sizes
+from golden.compare import CompareRequest, run_comparison
 from golden.errors import InvalidInput, MissingWeights
 from golden.files import ASSETS
 from golden.models import MODELS
@@ -144,13 +145,18 @@ def test_of_longer_embeddings_npnet_sees_the_first_77_tokens(any_model, golden):
 # --- other pipelines --------------------------------------------------------------------------------------------------
 
 
-def test_controlnet(tiny_model, tiny_controlnet):
-    golden = GoldenNoise.for_pipeline(tiny_controlnet, tiny_model.npnet)
-    edges = Image.new("RGB", (8 * SIZE, 8 * SIZE), "white")
-    arguments = arguments_of(tiny_controlnet)
-    steered = tiny_controlnet(PROMPT, image=edges, latents=golden(PROMPT, seed=7), **arguments).images
-    free = tiny_model.pipeline(PROMPT, latents=golden(PROMPT, seed=7), **arguments).images
-    assert torch.allclose(steered, free, atol=1e-4)  # a new ControlNet says nothing
+def test_controlnet(tiny_steered, edges):
+    """The three lines that a person writes paint what a comparison paints."""
+    pipeline = tiny_steered.pipeline
+    golden = GoldenNoise.for_pipeline(pipeline, tiny_steered.npnet)
+    request = CompareRequest(PROMPT, 7, 2, 3.0, "ddim", arms=("npnet",), control=edges)
+    expected = np.asarray(run_comparison(request, tiny_steered).images["npnet"], float)
+    own_scheduler = pipeline.scheduler
+    pipeline.scheduler = SAMPLERS["ddim"](pipeline.scheduler.config)
+    settings = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8 * SIZE, "width": 8 * SIZE}
+    image = pipeline(PROMPT, image=edges, latents=golden(PROMPT, seed=7), **settings).images[0]
+    pipeline.scheduler = own_scheduler
+    assert np.abs(np.asarray(image, float) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("sampler", STILL)

@@ -149,6 +149,25 @@ def test_hunyuan_is_rendered_too(tmp_path, tiny_hunyuan_folder, tiny_npnet_file)
     assert pixels(tmp_path / "a" / "golden.png")[0] == (128, 8 * SIZE)
 
 
+def test_a_controlnet_is_shown_its_picture(tmp_path, tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file, edges):
+    """And --from-image wants the same one again, since a picture holds only its SHA-256."""
+    edges.save(tmp_path / "edges.png")
+    edges.rotate(90).save(tmp_path / "other.jpg")
+    own = ("--model", f"{tiny_sdxl_folder}+{tiny_controlnet_folder}", "--npnet", tiny_npnet_file)
+    asked = (*own, "--prompt", "a star", "--steps", 2)
+    render(*asked, "--control", tmp_path / "edges.png", "--out", tmp_path / "a")
+    picture = tmp_path / "a" / "golden.png"
+    for wrong in ((), ("--control", tmp_path / "other.jpg")):
+        with pytest.raises(InvalidInput, match=r"steered by a picture of SHA-256 [0-9a-f]{12}\.\.\.: give --control"):
+            render("--from-image", picture, *own, *wrong, "--out", tmp_path / "b")
+    render("--from-image", picture, *own, "--control", tmp_path / "edges.png", "--out", tmp_path / "b")
+    assert pixels(picture) == pixels(tmp_path / "b" / "golden.png")
+    render(*asked, "--control", tmp_path / "other.jpg", "--out", tmp_path / "c")
+    assert pixels(picture) != pixels(tmp_path / "c" / "golden.png")
+    with pytest.raises(InvalidInput, match="give one"):
+        render(*asked, "--out", tmp_path / "d")
+
+
 def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
     other = load_npnet(tiny_npnet_file)
     other.alpha.zero_()
@@ -183,12 +202,14 @@ def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--height", "16"), "takes half of that and more"),
         (("--prompt", "x", "--memory", "medium"), "Unknown memory mode 'medium'"),
         (("--prompt", "x", "--device", "toaster"), "cannot run on 'toaster'"),
+        (("--prompt", "x", "--control", "absent.png"), "absent.png cannot be read: No such file"),
+        (("--prompt", "x", "--control", __file__), "not a PNG, JPEG or WebP file"),
         (("--from-image", "absent.png"), "absent.png cannot be read: No such file"),
         (("--from-image", "."), r"\. cannot be read|Give a PNG"),
         (("--from-image", __file__), "not a PNG"),
         (("--prompt", "x", "--out", __file__), "cannot be written"),
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
     with pytest.raises(GoldenError, match=says) as caught:

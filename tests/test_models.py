@@ -197,6 +197,18 @@ def test_names_with_a_lora(tiny_sdxl_folder):
             find_model(bad)
 
 
+def test_names_with_a_controlnet(tiny_controlnet_folder):
+    canny = "diffusers/controlnet-canny-sdxl-1.0"
+    for spec in (find_model(f"sdxl+{canny}+a.safetensors"), find_model(f"sdxl+a.safetensors+{canny}")):
+        assert (spec.controlnet, spec.loras, spec.is_steered) == (canny, ("a.safetensors",), True)
+        assert (spec.npnet, spec.repo) == (MODELS["sdxl"].npnet, MODELS["sdxl"].repo)
+    assert find_model(f"dreamshaper+{tiny_controlnet_folder}").controlnet == tiny_controlnet_folder
+    assert not any(spec.is_steered for spec in MODELS.values())
+    for bad in (f"sdxl+{canny}+{canny}", f"hunyuan-dit+{canny}", "sdxl+https://x.y/z", "sdxl+no/such/folder"):
+        with pytest.raises(InvalidInput, match="ControlNet"):
+            find_model(bad)
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from golden.errors import GoldenError, InvalidInput, MissingWeights
 from golden.models import MODELS, find_model
 from golden.noise import redenoise, source_noise
 from golden.pipelines import (
+    add_control,
     choose_memory,
     decode,
     denoise,
@@ -225,18 +226,50 @@ def test_redenoise_works_for_every_class(any_model):
     assert not torch.equal(target, source)
 
 
-def test_a_controlnet_gets_its_picture(tiny_model, tiny_controlnet):
-    noise, embeddings = source_noise([1, 2], SHAPE), encode_prompts(tiny_controlnet, ["a star", "a heart"])
+def test_a_controlnet_gets_its_picture(tiny_model, tiny_steered, edges):
+    """Brought to the size of what is painted, as the pipeline itself would, in every row."""
+    pipeline, noise = tiny_steered.pipeline, source_noise([1, 2], SHAPE)
     arguments = {"num_inference_steps": 2, "guidance_scale": 3.0}
-    edges = Image.new("RGB", (8 * SIZE, 8 * SIZE), "white")
+    embeddings = encode_prompts(pipeline, ["a star", "a heart"])
     free = denoise(tiny_model.pipeline, noise, embeddings, [0, 0], **arguments)
-    steered = denoise(tiny_controlnet, noise, embeddings, [0, 0], image=edges, **arguments)
-    assert torch.allclose(steered, free, atol=1e-4)  # a new ControlNet ends in zeros
-    with torch.no_grad():
-        tiny_controlnet.controlnet.controlnet_mid_block.bias.fill_(1.0)
-    steered = denoise(tiny_controlnet, noise, embeddings, [0, 0], image=edges, **arguments)
-    assert steered.shape == noise.shape
+    steered = denoise(pipeline, noise, add_control(embeddings, edges, 8 * SIZE, 8 * SIZE), [0, 0], **arguments)
     assert not torch.allclose(steered, free, atol=1e-3)
+    own = embeddings | {"image": [edges, edges]}
+    with torch.inference_mode():
+        expected = pipeline(
+            **own, latents=noise, height=8 * SIZE, width=8 * SIZE, output_type="latent", **arguments
+        ).images
+    pipeline.maybe_free_model_hooks()
+    sampled = denoise(
+        pipeline,
+        noise,
+        add_control(embeddings, edges, 8 * SIZE, 8 * SIZE),
+        [0, 0],
+        sampler=pipeline.scheduler,
+        **arguments,
+    )
+    assert torch.allclose(sampled, expected, atol=1e-2)
+
+
+def test_a_steered_folder_is_loaded_as_a_whole(tiny_steered, tmp_path):
+    tiny_steered.pipeline.save_pretrained(tmp_path)
+    spec = find_model(str(tmp_path))
+    assert spec.is_steered
+    pipeline = load_pipeline(spec)
+    assert torch.equal(pipeline.controlnet.conv_in.weight, tiny_steered.pipeline.controlnet.conv_in.weight)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_controlnet_gets_one_sentence(tiny_sdxl_folder, tiny_controlnet_folder, tmp_path, damage):
+    for path in Path(tiny_controlnet_folder).iterdir():
+        data = path.read_bytes()
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(data)
+        elif damage == "cut":
+            (tmp_path / path.name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(GoldenError, match="The ControlNet") as caught:
+        load_pipeline(find_model(f"{tiny_sdxl_folder}+{tmp_path}"))
+    assert "\n" not in str(caught.value)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

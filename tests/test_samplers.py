@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import AysSchedules
-from PIL import Image
 
 from golden.errors import InvalidInput
 from golden.noise import source_noise
-from golden.pipelines import denoise, encode_prompts, repeat_embeddings
+from golden.pipelines import add_control, denoise, encode_prompts, repeat_embeddings
 from golden.samplers import MAX_STEPS_OF, SAMPLERS, align_steps, make_sampler, remember_clean_estimate
 from tests.conftest import HUNYUAN_SCHEDULE, SDXL_SCHEDULE, SIZE, make_embeddings
 
@@ -22,13 +21,13 @@ LOG_SIGMAS = np.log(((1 - ALPHAS_CUMPROD) / ALPHAS_CUMPROD) ** 0.5)
 
 
 @pytest.fixture
-def any_pipeline(request, tiny_model, tiny_hunyuan, tiny_controlnet):
-    """A pipeline of each class, and what its call takes beside noise and prompt."""
+def any_pipeline(request, tiny_model, tiny_hunyuan, tiny_steered, edges):
+    """A pipeline of each class, and what it is told to paint."""
+    model = {"sdxl": tiny_model, "controlnet": tiny_steered, "hunyuan": tiny_hunyuan}[request.param]
+    embeddings = encode_prompts(model.pipeline, ["a red star"])
     if request.param == "controlnet":
-        with torch.no_grad():
-            tiny_controlnet.controlnet.controlnet_mid_block.bias.fill_(1.0)  # a new one ends in zeros
-        return tiny_controlnet, {"image": Image.new("RGB", (8 * SIZE, 8 * SIZE), "white")}
-    return {"sdxl": tiny_model, "hunyuan": tiny_hunyuan}[request.param].pipeline, {}
+        embeddings = add_control(embeddings, edges, 8 * SIZE, 8 * SIZE)
+    return model.pipeline, embeddings
 
 
 @pytest.mark.parametrize(
@@ -43,9 +42,9 @@ def any_pipeline(request, tiny_model, tiny_hunyuan, tiny_controlnet):
 )
 def test_equal_noise_in_both_arms_gives_equal_latents(any_pipeline, name):
     """Batched, and one after the other: only the noise may make a difference between arms."""
-    pipeline, arguments = any_pipeline
-    noise, embeddings = source_noise([3], SHAPE), encode_prompts(pipeline, ["a red star"])
-    settings = {"sampler": name, "num_inference_steps": 4, "guidance_scale": 5.5, **arguments}
+    pipeline, embeddings = any_pipeline
+    noise = source_noise([3], SHAPE)
+    settings = {"sampler": name, "num_inference_steps": 4, "guidance_scale": 5.5}
     batched = denoise(pipeline, torch.cat([noise, noise]), repeat_embeddings(embeddings, 2), [7, 7], **settings)
     alone = denoise(pipeline, noise, embeddings, [7], **settings)
     assert batched.isfinite().all()

@@ -130,7 +130,7 @@ def test_a_bad_png_gets_one_sentence(tiny_shapes, data, sentence):
 
 def test_a_huge_png_is_refused_before_it_is_opened(tiny_shapes):
     with pytest.raises(InvalidInput, match="at most 20 MB"):
-        settings.from_png(b"x" * (settings.MAX_PNG_BYTES + 1), tiny_shapes.spec)
+        settings.from_png(b"x" * (settings.MAX_PICTURE_BYTES + 1), tiny_shapes.spec)
 
 
 def test_a_decompression_bomb_is_never_decoded(tiny_shapes):

@@ -68,6 +68,34 @@ def test_a_suite_that_cannot_be_done_says_so():
     assert not find_suite("other-methods").make_plan(MODELS["sdxl"], Options()).left_out
 
 
+def test_a_controlnet_is_measured_with_its_picture(
+    tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file, tiny_judges_folder, edges, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("golden.judges.loading.ASSETS", tiny_judges_folder)
+    (tmp_path / "prompts.txt").write_text("a dog\na cat\n")
+    edges.save(tmp_path / "edges.png")
+    edges.rotate(180).save(tmp_path / "turned.png")
+    settings = Settings(
+        suite="controlnet",
+        model=f"{tiny_sdxl_folder}+{tiny_controlnet_folder}",
+        npnet=str(tiny_npnet_file),
+        prompts=tmp_path / "prompts.txt",
+        num_inference_steps=2,
+        seeds=1,
+        judges=("CLIPScore",),
+    )
+    with pytest.raises(InvalidInput, match="steered by a control picture"):
+        prepare(settings)
+    scores = []
+    for name in ("edges", "turned"):
+        run = prepare(replace(settings, control=tmp_path / f"{name}.png"))
+        results = benchmark.run_benchmark(run, tmp_path / name)
+        assert results is not None
+        assert set(results.rows["variant"]) == {"standard", "npnet"}
+        scores.append(results.rows["CLIPScore"].tolist())
+    assert scores[0] != scores[1]
+
+
 def test_what_a_filter_needs_is_asked_before_anything_is_trained(tmp_path):
     networks = find_suite("selection").make_plan(MODELS["shapes"], Options()).networks
     unjudged = PairsFolder(tmp_path, ("10x1",), ("PickScore",), 64, "")
