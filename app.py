@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page asks nobody but its own server
 
@@ -82,6 +82,11 @@ MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte f
 THUMBNAIL = 160
 M_ARENA_MAX = -8  # of glibc's mallopt(3)
 BLIND_KEYS = "Enter makes a pair; ← left, → right, T tie, B both bad."
+SIDES = ("Height", "Width")
+SIZE_POLICY = (
+    "In pixels, at most twice the model's own, which is taken where nothing stands. NPNet knows one size: larger noise "
+    "it sees through overlapping windows, smaller noise with a margin. Noise is never resized."
+)
 NO_SUITE = "The short suite is of the shapes world; eval/run_benchmark.py measures any model."
 
 # A listener of the page itself: no endpoint, and its input reaches golden's validator as the browser sent it.
@@ -235,8 +240,7 @@ def arms_of(model: Model) -> tuple[str, ...]:
 
 def make_request(model: Model, values: Sequence[Any]) -> CompareRequest:
     """The request that the values of `Controls.inputs` say, nothing of it checked."""
-    *filled, control = values
-    return replace(CompareRequest(*filled), arms=arms_of(model), control=control)
+    return CompareRequest(**dict(zip(Controls.NAMES, values, strict=True)), arms=arms_of(model))
 
 
 def explain_missing_npnet(spec: ModelSpec) -> str:
@@ -256,7 +260,9 @@ def new_seed() -> int:
 
 @dataclass(frozen=True)
 class Controls:
-    """The inputs of a comparison, in the order of CompareRequest, and what sets them off."""
+    """The inputs of a comparison by the names of CompareRequest, and what sets them off."""
+
+    NAMES: ClassVar = (*settings.NAMES, "control")
 
     prompt: gr.Textbox
     seed: gr.Number
@@ -264,14 +270,16 @@ class Controls:
     guidance_scale: gr.Slider
     sampler: gr.Dropdown
     strength: gr.Slider
+    height: gr.Number
+    width: gr.Number
+    control: gr.State  # the picture that a ControlNet is shown
     lock: gr.Checkbox
     opened: gr.State  # a new value here runs the comparison that the inputs describe
     status: gr.HTML
-    control: gr.State  # the picture that a ControlNet is shown
 
     @property
     def inputs(self) -> list[gr.Component]:
-        return [getattr(self, name) for name in (*settings.NAMES, "control")]
+        return [getattr(self, name) for name in self.NAMES]
 
     def open(self, request: CompareRequest) -> dict:
         """Updates that fill in a request and run it as it is: a seed that was asked for is kept.
@@ -367,6 +375,12 @@ def build_compare(model: Model, watch: Watch, records: gr.State, judging: Judgin
                 MIN_GUIDANCE, MAX_GUIDANCE, value=spec.guidance_scale, step=0.1, label="Guidance", elem_id="guidance"
             )
             sampler = gr.Dropdown(list(SAMPLERS), value=spec.sampler, label="Sampler", elem_id="sampler")
+            with gr.Accordion("Size", open=False, elem_id="size"):
+                with gr.Row(elem_id="sides"):
+                    height, width = (
+                        gr.Number(label=side, precision=0, min_width=60, elem_id=side.lower()) for side in SIDES
+                    )
+                gr.HTML(f'<p class="hint">{SIZE_POLICY}</p>')
             with gr.Accordion("Share and restore", open=False, elem_id="share"):
                 copy_link = gr.Button("Copy link", size="sm", elem_id="copy_link")
                 restore_png = gr.UploadButton(
@@ -419,7 +433,8 @@ def build_compare(model: Model, watch: Watch, records: gr.State, judging: Judgin
                     )
                 health = gr.HTML("", elem_id="health")
     opened = gr.State(None)
-    controls = Controls(prompt, seed, steps, guidance, sampler, strength, lock, opened, status, control)
+    sides = (height, width)
+    controls = Controls(prompt, seed, steps, guidance, sampler, strength, *sides, control, lock, opened, status)
     verdicts = (standard_verdict, golden_verdict)
     stage = Stage(standard, golden, slider, *verdicts, figures, noises, health, scores, draw_scores)  # type: ignore
     triggers = [start.click, prompt.submit, opened.change]
@@ -963,7 +978,7 @@ def build_benchmark(tab: gr.Tab, model: Model, judging: Judging, controls: Contr
                     suites.MIN_PROMPTS, suites.MAX_PROMPTS, value=16, step=1, label="Prompts", elem_id="suite_prompts"
                 )
                 num_seeds = gr.Slider(1, suites.MAX_SEEDS, value=1, step=1, label="Seeds", elem_id="suite_seeds")
-                gr.HTML('<p class="hint">Prompts spread over the test set; other settings are those of Compare.</p>')
+                gr.HTML('<p class="hint">Prompts spread over the test set; settings but the size as in Compare.</p>')
                 with gr.Row(elem_classes="go"):
                     start = gr.Button("Run the short suite", variant="primary", elem_id="suite_button")
                     stop = gr.Button("Stop", variant="stop", elem_id="suite_stop")

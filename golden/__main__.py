@@ -68,20 +68,19 @@ def render(arguments: Namespace) -> int:
 
     made = read_picture(arguments.from_image) if arguments.from_image else {}
     spec, request = plan(arguments, made)
-    size = plan_size(arguments, made)
     paths = plan_files(arguments.out, arguments.overwrite)
     file = find_npnet(find_npnet_name(arguments, spec))
     network = {"file": file.name, "sha256": sha256(file) if file.is_file() else None}
     check_npnet(arguments, made, network)
     name = arguments.model or spec.name
     model = load_model(name, npnet=file, device=arguments.device, memory=arguments.memory)
-    comparison = run(request, model, size)
+    comparison = run(request, model)
     machine = {
         "device": arguments.device,
         "dtype": str(model.pipeline.dtype).removeprefix("torch."),
         "memory": "low" if is_spared(model.pipeline) else "high",
     }
-    images = draw(comparison, spec, settings=to_dict(request, spec) | size, npnet=network, **machine)
+    images = draw(comparison, spec, settings=to_dict(request, spec), npnet=network, **machine)
     write(images, paths)
     report(comparison, paths)
     return 0
@@ -133,6 +132,8 @@ def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, Compar
         "guidance_scale": arguments.guidance,
         "sampler": arguments.sampler,
         "strength": arguments.strength,
+        "height": arguments.height,
+        "width": arguments.width,
     }
     values = {key: stored[key] for key in NAMES if key in stored}
     values |= {key: value for key, value in given.items() if value is not None}
@@ -142,16 +143,6 @@ def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, Compar
     request = validate(default_request(spec, **values), spec)
     check_control(request, spec)
     return spec, request
-
-
-def plan_size(arguments: Namespace, made: dict[str, Any]) -> dict[str, int]:
-    """Height and width in pixels, as far as the command line or the picture says them. Raises: InvalidInput."""
-    from .compare import check_side
-
-    stored = made.get("settings", {})
-    given = {"height": arguments.height, "width": arguments.width}
-    sides = {name: check_side(name, stored.get(name) if value is None else value) for name, value in given.items()}
-    return {name: side for name, side in sides.items() if side is not None}
 
 
 def plan_files(folder: Path, overwrite: bool) -> dict[str, Path]:
@@ -189,14 +180,14 @@ def check_npnet(arguments: Namespace, made: dict[str, Any], network: dict[str, A
 # --- render and write -------------------------------------------------------------------------------------------------
 
 
-def run(request: "CompareRequest", model: "Model", size: dict[str, int]) -> "Comparison":
+def run(request: "CompareRequest", model: "Model") -> "Comparison":
     """A comparison with a progress bar, where somebody watches."""
     from tqdm import tqdm
 
     from .compare import Comparison, Progress, compare
 
     with tqdm(total=0, unit="step", disable=None, leave=False) as bar:
-        for event in compare(request, model, height=size.get("height"), width=size.get("width")):
+        for event in compare(request, model):
             if isinstance(event, Progress):
                 bar.total = event.num_steps
                 bar.update(event.step - bar.n)

@@ -43,6 +43,9 @@ MAX_GUIDANCE = 30.0
 MAX_STRENGTH = 3.0
 MAX_PROMPT_CHARS = 2000
 MAX_SIDE = 4096  # pixels
+MAX_ENLARGED = (
+    2  # times the model's own height and width; the time that a picture takes grows with its area, and faster
+)
 PREVIEWS_PER_SECOND = 4
 
 
@@ -99,7 +102,9 @@ def _check_device(device: str) -> None:
 class CompareRequest:
     """What to compare. `arms` are names of ARMS; `strength` scales the change that each makes to the source noise.
 
-    `control` is the picture that a ControlNet is shown, of any size; other models take none.
+    `control` is the picture that a ControlNet is shown, of any size; other models take none. `height` and `width` are
+    of the pictures, in pixels, the model's own where they are None; pictures of another size are not checked, since
+    captions are of the model's own.
     """
 
     prompt: str
@@ -110,6 +115,8 @@ class CompareRequest:
     strength: float = 1.0
     arms: tuple[str, ...] = ("standard", "npnet")
     control: Image.Image | None = field(default=None, compare=False)
+    height: int | None = None
+    width: int | None = None
 
 
 def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
@@ -147,6 +154,8 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
         check_number("strength", request.strength, 0.0, MAX_STRENGTH),
         tuple(request.arms),
         request.control,
+        check_side("height", request.height),
+        check_side("width", request.width),
     )
 
 
@@ -177,6 +186,19 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
 def check_side(name: str, value: Any) -> int | None:
     """A picture's height or width in pixels, or None for the model's own."""
     return None if value is None else check_whole(name, value, 8, MAX_SIDE)
+
+
+def find_shape(request: CompareRequest, pipeline: Any) -> tuple[int, int, int]:
+    """The shape (C, h, w) of the latents of a request's pictures.
+
+    Raises: InvalidInput for a size that the model cannot paint, or that is more than MAX_ENLARGED times its own.
+    """
+    shape = latent_shape(pipeline, request.height, request.width)
+    for name, side, own in zip(("height", "width"), shape[1:], latent_shape(pipeline)[1:], strict=True):
+        if side > MAX_ENLARGED * own:
+            most, got = (cells * pipeline.vae_scale_factor for cells in (MAX_ENLARGED * own, side))
+            raise InvalidInput(f"The {name} must be at most {most} pixels, twice the model's own, got {got}.")
+    return shape
 
 
 def _shown(value: Any) -> str:
@@ -256,21 +278,18 @@ def compare(
     request: CompareRequest,
     model: Model,
     judges: "JudgeSet | None" = None,
-    height: int | None = None,
-    width: int | None = None,
 ) -> Iterator[Event]:
     """Run a comparison and yield Progress events, Rendered, with judges Checked and a Scored each, and the Comparison.
 
     Closing the generator stops the run within one step or one judge. All arms are denoised in one batch, from the same
     source noise, with the same step noise. The judges score while the model is free for the next run or, where memory
-    is low, before it, since the device has no room for both. `height` and `width` are of the pictures, in pixels, the
-    model's own if not given; pictures of another size are not checked, since captions are of the model's own.
+    is low, before it, since the device has no room for both.
 
     Raises: GoldenError with one sentence for the user.
     """
     request = validate(request, model.spec)
     check_control(request, model.spec)
-    shape = latent_shape(model.pipeline, check_side("height", height), check_side("width", width))
+    shape = find_shape(request, model.pipeline)
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stopped = threading.Event()
 
@@ -306,11 +325,9 @@ def run_comparison(
     request: CompareRequest,
     model: Model,
     judges: "JudgeSet | None" = None,
-    height: int | None = None,
-    width: int | None = None,
 ) -> Comparison:
     """`compare` without the events in between."""
-    *_, last = compare(request, model, judges, height, width)
+    *_, last = compare(request, model, judges)
     assert isinstance(last, Comparison)
     return last
 

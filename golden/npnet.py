@@ -51,6 +51,8 @@ class SwinConfig:
         for name, stages in (("depths", self.depths), ("num_heads", self.num_heads)):
             if not 1 <= len(stages) <= 8 or not all(type(n) is int and 1 <= n <= 64 for n in stages):
                 raise InvalidInput(f"swin.{name} must be 1 to 8 whole numbers from 1 to 64, got {stages}.")
+        if sum(self.depths) > 64:
+            raise InvalidInput(f"swin.depths must be 64 blocks in all at most, got {sum(self.depths)}.")
         if len(self.depths) != len(self.num_heads):
             raise InvalidInput(f"swin.depths {self.depths} and swin.num_heads {self.num_heads} differ in length.")
         if any((self.embed_dim << stage) % heads for stage, heads in enumerate(self.num_heads)):
@@ -205,7 +207,6 @@ class SingularBranch(nn.Module):
         self.tiling = _tiling(config.channels)
         self.use_attention = config.attention
         self.canonical_signs = config.canonical_signs
-        self.cuda_driver: str | None = None
         self.mlp1 = _mlp(rows, config.svd_hidden, rank)
         self.mlp2 = _mlp(columns, config.svd_hidden, rank)
         self.mlp3 = nn.Sequential(nn.Linear(rank, rank))
@@ -214,7 +215,7 @@ class SingularBranch(nn.Module):
         self.mlp4 = _mlp(rank, config.svd_output_hidden, rank)
 
     def forward(self, noise: Tensor) -> Tensor:
-        u, s, vh = decompose(self.to_matrix(noise), self.cuda_driver)
+        u, s, vh = decompose(self.to_matrix(noise))
         if self.canonical_signs:
             u, vh = fix_signs(u, vh)
         rows = self.mlp1(u.mT) + self.mlp2(vh) + self.mlp3(s).unsqueeze(1)  # (B, K, K), one row a singular triple
@@ -380,13 +381,6 @@ class NPNet(nn.Module):
             layout = none if self.layout is None else self.layout(noise, prompt_embeds)
             golden = singular + (2 * torch.sigmoid(self.alpha) - 1) * text + self.beta * residual + layout
         return {"text_embedding": text, "residual": residual, "singular": singular, "layout": layout, "golden": golden}
-
-    def set_cuda_driver(self, driver: str | None) -> None:
-        """Choose cuSOLVER's SVD routine ("gesvd", "gesvdj", "gesvda"; None lets torch choose) for CUDA inputs."""
-        if driver not in (None, "gesvd", "gesvdj", "gesvda"):
-            raise InvalidInput(f"Unknown SVD driver {driver!r}: choose gesvd, gesvdj, gesvda or None.")
-        if self.unet_svd is not None:
-            self.unet_svd.cuda_driver = driver
 
     def _check_shapes(self, source_noise: Tensor, prompt_embeds: Tensor) -> None:
         config = self.config

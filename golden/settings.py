@@ -37,7 +37,8 @@ _UNREADABLE = (  # all that Pillow raises for a file that is not what it says
 def to_dict(request: CompareRequest, spec: ModelSpec) -> dict[str, Any]:
     """The settings with the model's name, ready for JSON; of a control picture the SHA-256 of its pixels."""
     control = {"control": hash_picture(request.control)} if request.control is not None else {}
-    return {"model": spec.name, **{name: getattr(request, name) for name in NAMES}} | control
+    values = {name: getattr(request, name) for name in NAMES}
+    return {"model": spec.name} | {name: value for name, value in values.items() if value is not None} | control
 
 
 def to_json(request: CompareRequest, spec: ModelSpec) -> str:

@@ -259,6 +259,30 @@ def test_stop(open_page, tiny_shapes, monkeypatch):
     assert page.locator("#compare_button").is_visible()
 
 
+def test_pictures_of_another_size(open_page):
+    """The size goes into the link, from which the page opens it again; nothing there is the model's own again."""
+    page = open_page()
+    page.click("#size button")
+    fill(page, "#height", 96)
+    fill(page, "#width", 128)
+    compare(page, seed=5)
+    keep(page, "size")
+    shape = "s => { const img = document.querySelector(s); return [img.naturalWidth, img.naturalHeight]; }"
+    assert page.evaluate(shape, STANDARD) == page.evaluate(shape, GOLDEN) == [128, 96]
+    query = page.evaluate("location.search")
+    again = open_page(query=query)
+    wait_done(again, PROMPT, 5)
+    assert again.evaluate(shape, GOLDEN) == [128, 96]
+    assert shown_pixels(again, GOLDEN) == shown_pixels(page, GOLDEN)
+    fill(page, "#height", "")
+    fill(page, "#width", "")
+    compare(page, seed=6)
+    assert page.evaluate(shape, GOLDEN) == [64, 64]
+    fill(page, "#height", 4000)
+    page.click("#compare_button")
+    wait_for_text(page, "#status", "The height must be at most 128 pixels, twice the model's own, got 4000.")
+
+
 def test_a_controlnet_is_shown_a_picture(open_page, tiny_steered, edges, tmp_path):
     """The status says that one is wanted; what is no picture is refused; both arms follow the one that is there."""
     edges.save(tmp_path / "edges.png")

@@ -175,6 +175,8 @@ anything = (
         guidance_scale=anything | st.floats(1, 30),
         sampler=anything | st.sampled_from(sorted(SAMPLERS)),
         strength=anything | st.floats(0, 3),
+        height=anything | st.none() | st.integers(8, 4096),
+        width=anything | st.none(),
         arms=anything | st.lists(st.sampled_from(sorted(ARMS)) | anything, max_size=3).map(tuple),
     ),
     st.sampled_from([SHAPES, SDXL]),
@@ -253,9 +255,9 @@ def test_every_sampler_runs_on_a_controlnet(tiny_steered, edges, sampler):
 
 def test_a_control_picture_reaches_every_arm(tiny_steered, edges):
     """At any size of what is painted; the arms that ask the model beforehand show it the picture, too."""
-    request = replace(SHORT, arms=tuple(ARMS), control=edges)
-    first = run_comparison(request, tiny_steered, height=64, width=96)
-    second = run_comparison(replace(request, control=edges.rotate(180)), tiny_steered, height=64, width=96)
+    request = replace(SHORT, arms=tuple(ARMS), control=edges, height=64, width=96)
+    first = run_comparison(request, tiny_steered)
+    second = run_comparison(replace(request, control=edges.rotate(180)), tiny_steered)
     assert all(first.images[arm].tobytes() != second.images[arm].tobytes() for arm in ARMS)
     told = {arm for arm in ARMS if not torch.equal(first.noises[arm], second.noises[arm])}
     assert told == {"inversion", "repaint"}
@@ -295,26 +297,27 @@ def test_only_shapes_are_checked(tiny_model):
 def test_pictures_of_another_size(tiny_shapes, sides):
     """NPNet sees them through windows; the checker, which knows the model's own size, only that."""
     wanted = {"width": 8 * SIZE, "height": 8 * SIZE} | sides
-    comparison = run_comparison(SHORT, tiny_shapes, **sides)
+    comparison = run_comparison(replace(SHORT, **sides), tiny_shapes)
     assert {image.size for image in comparison.images.values()} == {(wanted["width"], wanted["height"])}
     assert comparison.noises["npnet"].shape == (4, wanted["height"] // 8, wanted["width"] // 8)
     assert not torch.equal(comparison.noises["npnet"], comparison.noises["standard"])
     assert bool(comparison.verdicts) == (set(wanted.values()) == {8 * SIZE})
 
 
-@pytest.mark.parametrize("height", [0, -8, 100, 2**40, 64.5, True, "64", math.nan], ids=str)
+@pytest.mark.parametrize("height", [0, -8, 100, 136, 2**40, 64.5, True, "64", math.nan], ids=str)
 def test_a_size_that_is_refused(tiny_shapes, height):
     for sides in ({"height": height}, {"width": height}):
         with pytest.raises(InvalidInput, match=r"^The (height|width) must be") as caught:
-            next(compare(SHORT, tiny_shapes, **sides))
+            next(compare(replace(SHORT, **sides), tiny_shapes))
         assert "\n" not in str(caught.value)
     assert not comparison_threads()
 
 
 def test_a_size_too_small_for_npnet_is_refused(tiny_shapes):
     with pytest.raises(InvalidInput, match="takes half of that and more"):
-        run_comparison(SHORT, tiny_shapes, height=24)
-    assert run_comparison(replace(SHORT, arms=("standard",)), tiny_shapes, height=24).images["standard"].height == 24
+        run_comparison(replace(SHORT, height=24), tiny_shapes)
+    alone = replace(SHORT, height=24, arms=("standard",))
+    assert run_comparison(alone, tiny_shapes).images["standard"].height == 24
 
 
 def test_a_model_without_npnet_says_so(tiny_shapes):

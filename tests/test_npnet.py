@@ -296,11 +296,9 @@ def test_fix_signs_keeps_the_product():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("driver", [None, "gesvd", "gesvdj"])
-def test_gpu_agrees_with_cpu_under_canonical_signs(driver):
+def test_gpu_agrees_with_cpu_under_canonical_signs():
     net, (noise, prompt_embeds) = make_net(), make_inputs()
     expected = net(noise, prompt_embeds)
-    net.set_cuda_driver(driver)
     assert difference(net.cuda()(noise.cuda(), prompt_embeds.cuda()).cpu(), expected) <= 5e-3
 
 
@@ -353,6 +351,7 @@ def test_impossible_configs_are_refused(values):
         {"image_size": 30},
         {"depths": (10**9, 2, 6, 2)},
         {"drop_path_rate": 1.0},
+        {"depths": (33, 32), "num_heads": (1, 2)},
         {"misread_features": "no"},
     ],
     ids=str,
@@ -360,11 +359,6 @@ def test_impossible_configs_are_refused(values):
 def test_impossible_swins_are_refused(values):
     with pytest.raises(InvalidInput):
         SwinConfig(**values)
-
-
-def test_unknown_driver_is_refused():
-    with pytest.raises(InvalidInput, match="gesvdj"):
-        make_net().set_cuda_driver("fast")
 
 
 def test_starts_with_alpha_and_beta_at_zero():
