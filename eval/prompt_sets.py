@@ -1,4 +1,4 @@
-"""Prompts to measure on: the shapes world's own 553, the paper's four sets from a user's file, and any other file.
+"""Prompts to measure on: the shapes world's own 553, the paper's sets from a user's files, and any other file.
 
 Nothing is dropped in silence: every row that is left out is listed with its number and the reason.
 """
@@ -85,7 +85,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "drawbench": Protocol(200, 200, "DrawBench (Saharia et al. 2022, arXiv 2205.11487)"),
     "hpd": Protocol(100, 100, "the HPD v2 benchmark prompts (xswu/HPSv2)"),
     "geneval": Protocol(553, 553, "prompts/evaluation_metadata.jsonl of djghosh13/geneval"),
+    "t2i-compbench": Protocol(1800, 1800, "the folder examples/dataset of Karine-Huang/T2I-CompBench"),
 }
+COMPBENCH = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
+"""The categories of T2I-CompBench, 300 validation prompts each. Source: arXiv 2307.06350, section 3."""
 SHAPES = "shapes-553"
 NAMES = (SHAPES, *PROTOCOLS, "own")
 
@@ -102,7 +105,7 @@ def load_prompt_set(name: str, path: Path | None, spec: ModelSpec) -> PromptSet:
     if path is None:
         source = f" from {PROTOCOLS[name].source}" if name in PROTOCOLS else ""
         raise InvalidInput(f"The prompt set {name!r} is not embedded: give its file{source} with --prompts.")
-    rows = read_rows(path)
+    rows = read_compbench(path) if name == "t2i-compbench" else read_rows(path)
     if name in PROTOCOLS:
         rows = rows[: PROTOCOLS[name].num_rows]
     prompts, dropped = choose(rows, spec)
@@ -171,6 +174,12 @@ def read_rows(path: Path) -> list[Prompt]:
     if not text.strip():
         raise InvalidInput(f"{path.name} is empty.")
     return readers[path.suffix.lower()](path.name, text)
+
+
+def read_compbench(folder: Path) -> list[Prompt]:
+    """The validation prompts of T2I-CompBench's folder, a file for each category. Raises: as `read_rows`."""
+    files = {category: folder / f"{category}_val.txt" for category in COMPBENCH}
+    return [replace(row, category=category) for category, path in files.items() for row in read_rows(path)]
 
 
 def _read_txt(name: str, text: str) -> list[Prompt]:

@@ -345,7 +345,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--model", default=defaults.model, help=f"of {', '.join(MODELS)}, or a diffusers folder")
     parser.add_argument("--npnet", help=f"NPNet weights: a file, or of {', '.join(NPNETS)} (default: the model's)")
     parser.add_argument("--prompt-set", choices=NAMES, help="(default: shapes-553, or own with --prompts)")
-    parser.add_argument("--prompts", type=Path, help="a .csv, .jsonl or .txt file of prompts")
+    parser.add_argument(
+        "--prompts", type=Path, help="a .csv, .jsonl or .txt file of prompts; for t2i-compbench its folder"
+    )
     parser.add_argument("--limit", type=int, help="only so many prompts, spread evenly over the set")
     parser.add_argument("--seeds", type=int, help="seeds per prompt, of each range (default: the suite's)")
     parser.add_argument("--first-seed", type=int, default=defaults.first_seed)

@@ -18,7 +18,7 @@ import torch
 
 from eval import run_benchmark as benchmark
 from eval import runs
-from eval.prompt_sets import PROTOCOLS, Prompt, describe_dropped, load_prompt_set, read_rows
+from eval.prompt_sets import COMPBENCH, PROTOCOLS, Prompt, describe_dropped, load_prompt_set, read_rows
 from eval.rendering import Variant, plan_batches
 from eval.run_benchmark import Settings, main, prepare
 from eval.runs import RunFolder
@@ -391,6 +391,20 @@ def test_public_prompt_sets_are_used_as_the_paper_does(name, file, first, num_dr
     assert chosen.prompts[0].text == first
     assert len(chosen.prompts) == PROTOCOLS[name].num_prompts
     assert len(chosen.dropped) == num_dropped
+
+
+def test_compbench_has_a_file_for_each_category(tmp_path):
+    for category in COMPBENCH:
+        (tmp_path / f"{category}_val.txt").write_text(f"a {category} lamp\na lamp\n")
+    (tmp_path / "color_train.txt").write_text("not this one\n")
+    chosen = load_prompt_set("t2i-compbench", tmp_path, MODELS["sdxl"])
+    assert {prompt.category: prompt.text for prompt in chosen.prompts[1:]} == {
+        category: "a lamp" if category == "color" else f"a {category} lamp" for category in COMPBENCH
+    }
+    assert describe_dropped(chosen.dropped) == "5 rows dropped: 5 repeated"
+    (tmp_path / "complex_val.txt").unlink()
+    with pytest.raises(InvalidInput, match=r"There is no file of prompts at .*complex_val\.txt"):
+        load_prompt_set("t2i-compbench", tmp_path, MODELS["sdxl"])
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
