@@ -191,8 +191,9 @@ def selection_metrics(spec: ModelSpec, options: Options) -> dict[str, Training]:
 
 
 def margins(spec: ModelSpec, options: Options) -> dict[str, Training]:
+    """The paper's 0, 0.005, 0.01 and 0.02 of the cosine, of which the judge gives 100 times."""
     steps = epochs(options.num_epochs)
-    return {f"m = {m}": Training(("--filter", "HPSv2", "--margin", str(m), *steps)) for m in (0, 0.005, 0.01, 0.02)}
+    return {f"m = {m}": Training(("--filter", "HPSv2", "--margin", str(m), *steps)) for m in (0, 0.5, 1, 2)}
 
 
 def training_settings(spec: ModelSpec, options: Options) -> dict[str, Training]:
