@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .arms import Conditions, find_arm, mix
-from .errors import Cancelled, GoldenError, InvalidInput, MissingWeights
+from .errors import Cancelled, InvalidInput, MissingWeights
 from .models import ModelSpec, find_model
 from .noise import MAX_SEED, source_noise
 from .npnet import NPNet, load_npnet
@@ -423,18 +423,3 @@ def make_noises(
 def _stop_if(stopped: threading.Event) -> None:
     if stopped.is_set():
         raise Cancelled("The comparison was stopped.")
-
-
-__all__ = [
-    "Checked",
-    "CompareRequest",
-    "Comparison",
-    "Event",
-    "GoldenError",
-    "Model",
-    "Progress",
-    "Rendered",
-    "Scored",
-    "compare",
-    "load_model",
-]
