@@ -192,7 +192,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def _add_part(spec: ModelSpec, part: str) -> ModelSpec:
     """The model with a LoRA or a ControlNet on top. Raises: InvalidInput for what is neither, or does not fit."""
-    named = replace(spec, name=f"{spec.name}+{part}", title=f"{spec.title} + {Path(part).stem}")
+    title = Path(part).name.removesuffix(".safetensors")
+    named = replace(spec, name=f"{spec.name}+{part}", title=f"{spec.title} + {title}")
     if part.endswith(".safetensors"):
         return replace(named, loras=(*spec.loras, part))
     if not (Path(part) / "config.json").is_file() and not _HUB_ID.fullmatch(part):
@@ -201,7 +202,7 @@ def _add_part(spec: ModelSpec, part: str) -> ModelSpec:
             f"OWNER/REPOSITORY), got {part[:80]!r}."
         )
     if spec.is_steered or "XL" not in spec.pipeline:
-        raise InvalidInput(f"{part[:80]!r}: one ControlNet goes on top of a model of SDXL's class, and no more.")
+        raise InvalidInput(f"{part[:80]!r} does not fit: a model of SDXL's class takes one ControlNet, others none.")
     return replace(named, controlnet=part, pipeline=_STEERED)
 
 

@@ -101,7 +101,8 @@ def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:
 
 
 def _load_controlnet(controlnet: str, dtype: torch.dtype) -> Any:
-    with _quiet(), _explained("The ControlNet", controlnet):
+    with _quiet(), _explained("The ControlNet", controlnet), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for the whole pipeline
         return diffusers.ControlNetModel.from_pretrained(controlnet, dtype=dtype, use_safetensors=True)
 
 

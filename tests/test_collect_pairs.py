@@ -264,6 +264,7 @@ def test_what_a_ray_actor_refuses_is_said_in_one_line(tmp_path):
         ["--judges", "nope"],
         ["--redenoise-solver", "euler"],
         ["--model", "nope"],
+        ["--model", "sdxl+a/b"],
     ],
 )
 def test_bad_arguments_end_in_one_line(tmp_path, monkeypatch, capsys, options):

@@ -201,6 +201,7 @@ def test_names_with_a_controlnet(tiny_controlnet_folder):
     canny = "diffusers/controlnet-canny-sdxl-1.0"
     for spec in (find_model(f"sdxl+{canny}+a.safetensors"), find_model(f"sdxl+a.safetensors+{canny}")):
         assert (spec.controlnet, spec.loras, spec.is_steered) == (canny, ("a.safetensors",), True)
+        assert spec.title.endswith(("controlnet-canny-sdxl-1.0 + a", "a + controlnet-canny-sdxl-1.0"))
         assert (spec.npnet, spec.repo) == (MODELS["sdxl"].npnet, MODELS["sdxl"].repo)
     assert find_model(f"dreamshaper+{tiny_controlnet_folder}").controlnet == tiny_controlnet_folder
     assert not any(spec.is_steered for spec in MODELS.values())

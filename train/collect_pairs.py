@@ -153,7 +153,10 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, default=defaults.num_threads, help="of a worker on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    arguments.targets = tuple(arguments.targets or [default_target(find_model(arguments.model))])
+    spec = find_model(arguments.model)
+    if spec.is_steered:
+        raise InvalidInput(f"Pairs are made from prompts alone, and {spec.name!r} wants a control picture, too.")
+    arguments.targets = tuple(arguments.targets or [default_target(spec)])
     arguments.judges = tuple(JUDGES) if list(arguments.judges) == ["all"] else tuple(arguments.judges)
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(defaults)})
     for name in ("num_pairs", "shard_size", "num_threads", "workers", "judge_workers"):
@@ -164,7 +167,7 @@ def main() -> None:
     if len(set(settings.targets)) < len(settings.targets):
         raise InvalidInput(f"Each target goes once into a data set, got {' '.join(settings.targets)}.")
     if settings.filter:
-        figures = [*settings.judges, *(["score"] if find_model(settings.model).is_shapes else [])]
+        figures = [*settings.judges, *(["score"] if spec.is_shapes else [])]
         find_filter(settings.filter, [f"target_{name}" for name in figures])
     prompts = read_prompts(arguments.prompts)
     rank, _ = find_worker()

@@ -53,9 +53,7 @@ class Settings:
 
 
 def load_painter(settings: Settings, device: str) -> Model:
-    """The model that paints; a CPU is told how many threads to use. Raises: InvalidInput for a ControlNet."""
-    if find_model(settings.model).is_steered:
-        raise InvalidInput(f"Pairs are made from prompts alone, and {settings.model!r} wants a control picture, too.")
+    """The model that paints; a CPU is told how many threads to use."""
     if torch.device(device).type == "cpu":
         torch.set_num_threads(settings.num_threads)
     return load_model(settings.model, npnet=settings.npnet, device=device)
