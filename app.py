@@ -82,7 +82,6 @@ MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte f
 THUMBNAIL = 160
 M_ARENA_MAX = -8  # of glibc's mallopt(3)
 BLIND_KEYS = "Enter makes a pair; ← left, → right, T tie, B both bad."
-SIDES = ("Height", "Width")
 SIZE_POLICY = (
     "In pixels, at most twice the model's own, which is taken where nothing stands. NPNet knows one size: larger noise "
     "it sees through overlapping windows, smaller noise with a margin. Noise is never resized."
@@ -377,9 +376,8 @@ def build_compare(model: Model, watch: Watch, records: gr.State, judging: Judgin
             sampler = gr.Dropdown(list(SAMPLERS), value=spec.sampler, label="Sampler", elem_id="sampler")
             with gr.Accordion("Size", open=False, elem_id="size"):
                 with gr.Row(elem_id="sides"):
-                    height, width = (
-                        gr.Number(label=side, precision=0, min_width=60, elem_id=side.lower()) for side in SIDES
-                    )
+                    height = gr.Number(label="Height", precision=0, min_width=60, elem_id="height")
+                    width = gr.Number(label="Width", precision=0, min_width=60, elem_id="width")
                 gr.HTML(f'<p class="hint">{SIZE_POLICY}</p>')
             with gr.Accordion("Share and restore", open=False, elem_id="share"):
                 copy_link = gr.Button("Copy link", size="sm", elem_id="copy_link")

@@ -163,8 +163,7 @@ class Renderer:
         embeddings = encode_prompts(pipeline, prompts)
         if self.control is None:
             return embeddings
-        height, width = (side * pipeline.vae_scale_factor for side in latent_shape(pipeline)[1:])
-        return add_control(embeddings, self.control, height, width)
+        return add_control(pipeline, embeddings, self.control, latent_shape(pipeline))
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
         """Make every sampler and one noise of every arm: what is missing is said before the first picture."""

@@ -32,7 +32,7 @@ from eval.suites import SUITES, Options, Plan, Suite, expected_seconds, find_sui
 from eval.summary import RIGHT, compare_all, find_categories
 from eval.training import PairsFolder, check_networks, describe_training, open_pairs, train_networks
 from golden.arms import ARMS
-from golden.compare import MAX_SEED, CompareRequest, check_control, check_whole, load_model
+from golden.compare import MAX_SEED, check_control, check_whole, load_model
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.files import atomic_path, sha256
 from golden.judges import JUDGES, WEIGHT_SETS, JudgeSet, find_judge, load_judge, load_judges
@@ -121,7 +121,7 @@ def prepare(settings: Settings, device: str = "cpu") -> Run:
     plan = replace(plan, variants=variants)
     check_networks(plan.networks, pairs, spec)
     control = read_control(read_file(settings.control)) if settings.control else None
-    check_control(CompareRequest(prompts.prompts[0].text, control=control), spec)
+    check_control(control, spec)
     real = open_real_pictures(settings.real, spec, prompts) if suite.measures == "frechet" else []
     judges = open_judges(settings, spec, device)
     if not spec.is_shapes and judges is None:

@@ -141,7 +141,7 @@ def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, Compar
     if "prompt" not in values:
         raise InvalidInput("Give --prompt, or --from-image with a picture that golden made.")
     request = validate(default_request(spec, **values), spec)
-    check_control(request, spec)
+    check_control(request.control, spec)
     return spec, request
 
 

@@ -43,9 +43,7 @@ MAX_GUIDANCE = 30.0
 MAX_STRENGTH = 3.0
 MAX_PROMPT_CHARS = 2000
 MAX_SIDE = 4096  # pixels
-MAX_ENLARGED = (
-    2  # times the model's own height and width; the time that a picture takes grows with its area, and faster
-)
+MAX_ENLARGED = 2  # times the model's own height and width; the time of a picture grows with its area, and faster
 PREVIEWS_PER_SECOND = 4
 
 
@@ -159,11 +157,11 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
     )
 
 
-def check_control(request: CompareRequest, spec: ModelSpec) -> None:
+def check_control(control: Image.Image | None, spec: ModelSpec) -> None:
     """Raises: InvalidInput if a ControlNet has no control picture, or another model has one."""
-    if spec.is_steered and request.control is None:
+    if spec.is_steered and control is None:
         raise InvalidInput(f"{spec.title or spec.name} is steered by a control picture beside the prompt: give one.")
-    if request.control is not None and not spec.is_steered:
+    if control is not None and not spec.is_steered:
         raise InvalidInput(f"A control picture steers a ControlNet, and {spec.title or spec.name} has none.")
 
 
@@ -288,7 +286,7 @@ def compare(
     Raises: GoldenError with one sentence for the user.
     """
     request = validate(request, model.spec)
-    check_control(request, model.spec)
+    check_control(request.control, model.spec)
     shape = find_shape(request, model.pipeline)
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stopped = threading.Event()
@@ -353,8 +351,7 @@ def _run(
     _stop_if(stopped)
     embeddings = encode_prompts(pipeline, [request.prompt])
     if request.control is not None:
-        height, width = (side * pipeline.vae_scale_factor for side in shape[1:])
-        embeddings = add_control(embeddings, request.control, height, width)
+        embeddings = add_control(pipeline, embeddings, request.control, shape)
     source = source_noise([request.seed], shape)
     noises, seconds = make_noises(request, model, source, embeddings)
 

@@ -301,8 +301,9 @@ def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
 # --- from noise to pictures -------------------------------------------------------------------------------------------
 
 
-def add_control(embeddings: Embeddings, picture: Image.Image, height: int, width: int) -> Embeddings:
-    """The embeddings with a control picture in every row, brought to the size in pixels of what is painted."""
+def add_control(pipeline: Any, embeddings: Embeddings, picture: Image.Image, shape: tuple[int, int, int]) -> Embeddings:
+    """The embeddings with a control picture in every row, of the size of pictures whose latents have `shape`."""
+    height, width = (side * pipeline.vae_scale_factor for side in shape[1:])
     pixels = images_to_pixels([picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)]) / 2 + 0.5
     return embeddings | {"image": pixels.repeat(len(embeddings["prompt_embeds"]), 1, 1, 1)}
 

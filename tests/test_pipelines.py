@@ -232,7 +232,8 @@ def test_a_controlnet_gets_its_picture(tiny_model, tiny_steered, edges):
     arguments = {"num_inference_steps": 2, "guidance_scale": 3.0}
     embeddings = encode_prompts(pipeline, ["a star", "a heart"])
     free = denoise(tiny_model.pipeline, noise, embeddings, [0, 0], **arguments)
-    steered = denoise(pipeline, noise, add_control(embeddings, edges, 8 * SIZE, 8 * SIZE), [0, 0], **arguments)
+    controlled = add_control(pipeline, embeddings, edges, SHAPE)
+    steered = denoise(pipeline, noise, controlled, [0, 0], **arguments)
     assert not torch.allclose(steered, free, atol=1e-3)
     own = embeddings | {"image": [edges, edges]}
     with torch.inference_mode():
@@ -240,14 +241,7 @@ def test_a_controlnet_gets_its_picture(tiny_model, tiny_steered, edges):
             **own, latents=noise, height=8 * SIZE, width=8 * SIZE, output_type="latent", **arguments
         ).images
     pipeline.maybe_free_model_hooks()
-    sampled = denoise(
-        pipeline,
-        noise,
-        add_control(embeddings, edges, 8 * SIZE, 8 * SIZE),
-        [0, 0],
-        sampler=pipeline.scheduler,
-        **arguments,
-    )
+    sampled = denoise(pipeline, noise, controlled, [0, 0], sampler=pipeline.scheduler, **arguments)
     assert torch.allclose(sampled, expected, atol=1e-2)
 
 

@@ -26,7 +26,7 @@ def any_pipeline(request, tiny_model, tiny_hunyuan, tiny_steered, edges):
     model = {"sdxl": tiny_model, "controlnet": tiny_steered, "hunyuan": tiny_hunyuan}[request.param]
     embeddings = encode_prompts(model.pipeline, ["a red star"])
     if request.param == "controlnet":
-        embeddings = add_control(embeddings, edges, 8 * SIZE, 8 * SIZE)
+        embeddings = add_control(model.pipeline, embeddings, edges, SHAPE)
     return model.pipeline, embeddings
 
 
