@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eval.statistics import Interval
+from golden.statistics import Interval
 from golden.npnet import NPNetConfig, SingularBranch, decompose
 from golden.shapes import parse_caption, render, sample_scene
 

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eval.statistics import Interval
+from golden.statistics import Interval
 from eval.summary import ALL, RIGHT, Effect
 from eval.tables import UNITS, name_metric
 from golden.files import atomic_path

@@ -34,7 +34,7 @@ from eval.selection import (
     scores_of,
     worth_in_seeds,
 )
-from eval.statistics import Interval, bootstrap_mean
+from golden.statistics import Interval, bootstrap_mean
 from eval.suites import Suite
 from eval.summary import RIGHT, Effect, find_metrics, mean_of, pair_rows
 from eval.tables import (

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from eval.statistics import LEVEL, NUM_RESAMPLES, Interval, bootstrap_means, resampled_means
+from golden.statistics import LEVEL, NUM_RESAMPLES, Interval, bootstrap_means, resampled_means
 
 
 def scores_of(rows: pd.DataFrame, variant: str, metric: str) -> NDArray:

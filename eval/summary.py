@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.special import expit
 
 from eval.rendering import Variant
-from eval.statistics import (
+from golden.statistics import (
     Interval,
     Wins,
     bootstrap_mean,

@@ -8,7 +8,7 @@ from html import escape
 import pandas as pd
 
 from eval.paper import METRICS, PAPER
-from eval.statistics import Interval
+from golden.statistics import Interval
 from eval.summary import RIGHT, Effect, means_by_category, preference
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's statistics: equal to scipy and statsmodels, and right about simulated data whose truth is known."""
+"""Statistics: they agree with scipy and statsmodels, and with simulated data whose truth is known."""
 
 import math
 from dataclasses import astuple
@@ -6,10 +6,9 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from eval.statistics import (
+from golden.statistics import (
     Interval,
     bootstrap_mean,
     bootstrap_means,
@@ -20,7 +19,6 @@ from eval.statistics import (
     holm,
     sample_size,
     sign_test,
-    t_test_power,
 )
 
 RNG_SEED = 20240
@@ -127,8 +125,16 @@ def test_ties_are_counted_and_are_no_wins():
 
 
 @pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005, 0.2, 0.9], [0.5, 0.5], [0.001], [0.02, 0.02, 0.02]])
-def test_holm_agrees_with_statsmodels(p_values):
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+def test_holm_is_the_step_down_rule_in_the_order_given(p_values):
+    expected, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        expected[index] = running
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_of_nothing_is_nothing():
+    assert holm([]) == []
 
 
 @pytest.mark.parametrize("effect", [2.0, 0.8, -0.5, 0.2, 0.05, 0.01])
@@ -137,7 +143,8 @@ def test_sample_size_agrees_with_statsmodels(effect, power):
     expected = math.ceil(TTestPower().solve_power(abs(effect), alpha=0.05, power=power))
     assert sample_size(effect, power=power) == pytest.approx(expected, abs=1)
     size = sample_size(effect, power=power)
-    assert t_test_power(abs(effect), size) == pytest.approx(TTestPower().power(abs(effect), size, 0.05), abs=1e-6)
+    assert TTestPower().power(abs(effect), size, 0.05) >= power - 1e-6
+    assert size == 2 or TTestPower().power(abs(effect), size - 1, 0.05) < power
 
 
 def test_prompts_needed_show_the_effect_in_four_of_five_studies():

@@ -1,7 +1,7 @@
-"""The statistics of paired comparisons: what a difference between two arms is worth.
+"""Statistics of paired comparisons: means, intervals and tests of the differences between two arms.
 
-Pictures of one prompt from several seeds are no independent trials: a prompt that the model cannot draw fails with
-every seed. So prompts, not pictures, are what is resampled, tested and counted here.
+Images of one prompt from several seeds are not independent trials: a prompt beyond the model's reach fails with every
+seed. So prompts ("clusters"), not images, are what is resampled, tested and counted here.
 """
 
 import math
@@ -20,7 +20,7 @@ _CHUNK = 1000  # resamples whose draws are in memory at a time
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval; the ends are NaN where one cluster alone cannot give any."""
+    """An estimate and its confidence interval; the ends are NaN if there are too few clusters for one."""
 
     value: float
     low: float
@@ -40,7 +40,7 @@ def bootstrap_mean(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """The mean of `values` (N,) and its interval by bootstrap over `clusters` (N,): `bootstrap_means`, one column."""
+    """The mean of `values` (N,) and its bootstrap interval over `clusters` (N,): `bootstrap_means` of one column."""
     column = np.asarray(values, float)[:, None]
     return bootstrap_means(column, clusters, num_resamples=num_resamples, level=level, seed=seed)[0]
 
@@ -53,10 +53,10 @@ def bootstrap_means(
     level: float = LEVEL,
     seed: int = 0,
 ) -> list[Interval]:
-    """Means of the M columns of `values` (N, M), each with an interval, by one bootstrap over `clusters` (N,).
+    """Means of the M columns of `values` (N, M), each with an interval from one bootstrap over `clusters` (N,).
 
-    Whole clusters (prompts with all their seeds) are drawn with replacement. The percentile interval is widened a
-    little, by what separates Student's t from the normal distribution, so that it also holds for few clusters.
+    Whole clusters (prompts with all their seeds) are drawn with replacement. The percentile interval is widened by
+    the ratio of Student's t to the normal distribution, so that its coverage also holds for few clusters.
 
     Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.4 (expanded percentiles).
     Raises: ValueError on empty or unequal inputs and on NaN.
@@ -84,25 +84,25 @@ def _cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArr
 
 
 def resampled_means(sums: NDArray, counts: NDArray, num_resamples: int, seed: int) -> NDArray:
-    """(num_resamples, M) means of data sets made of K clusters drawn with replacement from the K that there are."""
+    """(num_resamples, M) means of resamples, each K clusters drawn with replacement from the K in `sums` (K, M)."""
     rng = np.random.default_rng(seed)
     num_clusters, parts = len(counts), []
     for start in range(0, num_resamples, _CHUNK):
         size = min(_CHUNK, num_resamples - start)
         drawn = rng.integers(0, num_clusters, (size, num_clusters)) + num_clusters * np.arange(size)[:, None]
-        # How often each cluster was drawn: a mean of a resample is then a product of matrices.
+        # How often each cluster was drawn: the means of all resamples are then one matrix product.
         times = np.bincount(drawn.ravel(), minlength=size * num_clusters).reshape(size, num_clusters).astype(float)
         parts.append((times @ sums) / (times @ counts)[:, None])
     return np.concatenate(parts)
 
 
 def _expanded_tail(num_clusters: int, level: float) -> float:
-    """The share of resampled means to leave out at each end; (1 - level) / 2 for many clusters, less for few."""
+    """The share of resampled means to leave out at each end: (1 - level) / 2 for many clusters, less for few."""
     quantile = stats.t.ppf((1 - level) / 2, num_clusters - 1)
     return float(stats.norm.cdf(math.sqrt(num_clusters / (num_clusters - 1)) * quantile))
 
 
-# --- winning ----------------------------------------------------------------------------------------------------------
+# --- wins -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Wins:
 
     @property
     def rate(self) -> float:
-        """The winning rate as the paper counts it: a tie is not a win."""
+        """The win rate as the paper counts it: a tie is not a win."""
         return self.wins / max(1, self.wins + self.ties + self.losses)
 
 
@@ -126,22 +126,22 @@ def count_wins(differences: ArrayLike) -> Wins:
 
 
 def sign_test(num_wins: int, num_losses: int) -> float:
-    """Two-sided p value of the exact sign test; ties do not enter. 1.0 where there is neither win nor loss."""
+    """Two-sided p value of the exact sign test, in which ties do not count; 1.0 without any win or loss."""
     if num_wins + num_losses == 0:
         return 1.0
     return float(stats.binomtest(num_wins, num_wins + num_losses, 0.5).pvalue)
 
 
 def cluster_means(differences: ArrayLike, clusters: ArrayLike) -> NDArray:
-    """(K,) the mean difference of each cluster."""
+    """(K,) mean difference of each cluster."""
     sums, counts = _cluster_totals(np.asarray(differences, float)[:, None], clusters)
     return sums[:, 0] / counts
 
 
 def cluster_sign_test(differences: ArrayLike, clusters: ArrayLike) -> float:
-    """The exact sign test over clusters: a prompt counts once, as won or lost by the mean of its seeds.
+    """p value of the exact sign test over clusters: a prompt counts once, won or lost by the mean of its seeds.
 
-    Seeds of one prompt are not independent, so that a test over pictures would call too much significant.
+    Seeds of one prompt are not independent: a test over images would reject too often.
     """
     # Means of a few equal floats may miss 0 by rounding; a prompt that wins as often as it loses is a tie.
     means = cluster_means(differences, clusters)
@@ -151,15 +151,15 @@ def cluster_sign_test(differences: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for being several, by Holm's step-down rule, in the order given.
+    """p values adjusted for multiple tests by Holm's step-down rule, in the order given.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests  # takes seconds to import
+
+    return [float(value) for value in multipletests(p_values, method="holm")[1]]
 
 
 # --- sample size ------------------------------------------------------------------------------------------------------
@@ -168,35 +168,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def clusters_needed(
     differences: ArrayLike, clusters: ArrayLike, *, power: float = POWER, level: float = LEVEL
 ) -> int | None:
-    """How many prompts, with as many seeds each, would show a difference as large as this one.
+    """How many prompts, with the same number of seeds each, would show a difference as large as this one.
 
-    That is: with probability `power`, a two-sided t test over the prompts' mean differences finds it at 1 - `level`.
-    None where there is no difference, or no spread to judge it by.
+    With that many, a two-sided t test over the prompts' mean differences rejects at 1 - `level` with probability
+    `power`. None if there is no difference, or no spread to compare it with.
     """
     means = cluster_means(differences, clusters)
     if len(means) < 2:
         return None
     spread, effect = float(means.std(ddof=1)), float(means.mean())
-    # Differences that are all alike, or a mean of 0 up to rounding, say nothing about a number.
+    # Differences that are all equal, or a mean of 0 up to rounding, do not determine a sample size.
     if spread <= 1e-12 * np.abs(means).max(initial=0.0) or abs(effect) <= 1e-12 * spread:
         return None
     return sample_size(effect / spread, power=power, level=level)
 
 
 def sample_size(standardised_effect: float, *, power: float = POWER, level: float = LEVEL) -> int:
-    """The smallest sample that gives a two-sided one-sample t test `power` to see an effect of mean / std, not 0."""
+    """The smallest sample for which a two-sided one-sample t test detects an effect of mean / std with `power`."""
     effect, quantile = abs(standardised_effect), stats.norm.ppf((1 + level) / 2)
     normal = ((quantile + stats.norm.ppf(power)) / effect) ** 2
-    if normal > 100_000:  # where Student's t costs this much more than the normal distribution, and is slow to search
+    if normal > 100_000:  # Student's t needs just this much more than the normal distribution
         return math.ceil(normal + quantile**2 / 2)
-    size = max(2, math.ceil(normal))
-    while t_test_power(effect, size, level) < power:
+    from statsmodels.stats.power import TTestPower
+
+    size = max(2, math.ceil(normal))  # a lower bound; TTestPower.solve_power fails to converge for large effects
+    while TTestPower().power(effect, size, 1 - level) < power:
         size += 1
     return size
-
-
-def t_test_power(standardised_effect: float, size: int, level: float = LEVEL) -> float:
-    """Probability that a one-sample, two-sided t test of `size` values finds an effect of mean / std."""
-    limit = stats.t.ppf((1 + level) / 2, size - 1)
-    shift = standardised_effect * math.sqrt(size)
-    return float(stats.nct.sf(limit, size - 1, shift) + stats.nct.cdf(-limit, size - 1, shift))
