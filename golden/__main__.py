@@ -1,4 +1,4 @@
-"""`python -m golden render` paints a prompt from standard and from golden noise and writes both pictures.
+"""`python -m golden render` renders a prompt from standard and from golden noise and writes both images.
 
 Heavy modules are imported where they are used, so that `--help` answers at once.
 """
@@ -6,77 +6,82 @@ Heavy modules are imported where they are used, so that `--help` answers at once
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentParser, InvalidInput, MissingWeights, run_command
+from .flags import add_flags, flag, read_flags
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .compare import CompareRequest, Comparison, Model
+    from .compare import Comparison
+    from .model import Model
     from .models import ModelSpec
+    from .request import CompareRequest
 
 FILES = {"standard": "standard.png", "npnet": "golden.png", "side_by_side": "side_by_side.png"}
 """What `render` writes: arm -> file."""
 
 
+@dataclass(frozen=True)
+class RenderOptions:
+    """What `render` takes beside the fields of CompareRequest."""
+
+    model: str | None = flag(
+        None, "a name, a diffusers folder or a hub id, +LORA.safetensors, +CONTROLNET (default: shapes)"
+    )
+    npnet: str | None = flag(None, "NPNet weights, or the name of published ones", metavar="FILE")
+    control: Path | None = flag(None, "control image for a ControlNet", metavar="IMAGE")
+    from_image: Path | None = flag(None, "take the settings from an image made by golden", metavar="PNG")
+    device: str = flag("auto", "where the model runs: auto, cpu, cuda, cuda:1, mps")
+    memory: str = flag(
+        "auto",
+        "high; low (for cards of 8 to 12 GB: parts move to the device one by one, arms are rendered in turn); or auto: "
+        "high if it fits",
+        metavar="MODE",
+    )
+    out: Path = flag(Path("outputs/render"), "folder to write to")
+    overwrite: bool = flag(False, "overwrite images that exist")
+
+
 def make_parser() -> ArgumentParser:
+    from .request import CompareRequest
+
     parser = ArgumentParser(prog="python -m golden", description="Golden noise for diffusion models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     render = commands.add_parser(
         "render",
-        help="paint a prompt from standard and from golden noise",
-        description="Writes standard.png, golden.png and side_by_side.png. Each holds all settings, from which "
-        "--from-image renders the same again. What is not given is the model's own, or the picture's.",
+        help="render a prompt from standard and from golden noise",
+        description="Writes standard.png, golden.png and side_by_side.png. Each contains all settings, from which "
+        "--from-image renders the same image again. Options left out take the model's, or the image's, values.",
         epilog="Other commands: python -m golden.shapes, python -m golden.judges.",
     )
-    render.add_argument("--prompt", help="what the pictures should show")
-    render.add_argument("--seed", type=int, help="of the source noise, 0 or more; 0 if not given")
-    render.add_argument(
-        "--model", help="a name, a diffusers folder or a hub id, +LORA.safetensors, +CONTROLNET; shapes if not given"
-    )
-    render.add_argument("--npnet", metavar="FILE", help="NPNet weights, or the name of published ones")
-    render.add_argument("--steps", type=int, help="number of steps")
-    render.add_argument("--guidance", type=float, help="guidance scale, from 1")
-    render.add_argument("--sampler", help="ddim, dpm, euler, ...")
-    render.add_argument("--strength", type=float, help="of golden noise: 0 is the source noise, 1 NPNet's own")
-    render.add_argument("--height", type=int, help="of the pictures, in pixels")
-    render.add_argument("--width", type=int, help="of the pictures, in pixels")
-    render.add_argument("--control", type=Path, metavar="PICTURE", help="what a ControlNet is shown")
-    render.add_argument("--from-image", type=Path, metavar="PNG", help="take the settings of a picture of golden's")
-    render.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1, mps")
-    render.add_argument(
-        "--memory",
-        metavar="MODE",
-        default="auto",
-        help="high, low (for cards of 8 to 12 GB: parts come to the device one by one, arms are painted in turn), or "
-        "auto: high where it fits",
-    )
-    render.add_argument("--out", type=Path, default=Path("outputs/render"), help="folder to write to")
-    render.add_argument("--overwrite", action="store_true", help="write over pictures that are there already")
+    add_flags(render, CompareRequest, skip=("arms", "control"), optional=True)
+    add_flags(render, RenderOptions)
     return parser
 
 
 def render(arguments: Namespace) -> int:
     """Plan, refuse what cannot be done before anything is loaded, render, write."""
-    from .compare import load_model
     from .files import sha256
+    from .model import load_model
     from .npnet import find_npnet
     from .pipelines import is_spared
     from .settings import to_dict
 
-    made = read_picture(arguments.from_image) if arguments.from_image else {}
-    spec, request = plan(arguments, made)
-    paths = plan_files(arguments.out, arguments.overwrite)
-    file = find_npnet(find_npnet_name(arguments, spec))
+    options = read_flags(RenderOptions, arguments)
+    made = read_made(options.from_image) if options.from_image else {}
+    spec, request = plan(arguments, options, made)
+    paths = plan_files(options.out, options.overwrite)
+    file = find_npnet(find_npnet_name(options, spec))
     network = {"file": file.name, "sha256": sha256(file) if file.is_file() else None}
-    check_npnet(arguments, made, network)
-    name = arguments.model or spec.name
-    model = load_model(name, npnet=file, device=arguments.device, memory=arguments.memory)
+    check_npnet(options, made, network)
+    model = load_model(options.model or spec.name, npnet=file, device=options.device, memory=options.memory)
     comparison = run(request, model)
     machine = {
-        "device": arguments.device,
+        "device": str(model.pipeline._execution_device),
         "dtype": str(model.pipeline.dtype).removeprefix("torch."),
         "memory": "low" if is_spared(model.pipeline) else "high",
     }
@@ -89,8 +94,8 @@ def render(arguments: Namespace) -> int:
 # --- what to render ---------------------------------------------------------------------------------------------------
 
 
-def read_picture(path: Path) -> dict[str, Any]:
-    """How a picture says that it was made. Raises: InvalidInput if it cannot be read or says nothing."""
+def read_made(path: Path) -> dict[str, Any]:
+    """What an image records of how it was made. Raises: InvalidInput if it cannot be read or records nothing."""
     from .settings import read_file, read_png
 
     made = read_png(read_file(path))
@@ -100,57 +105,49 @@ def read_picture(path: Path) -> dict[str, Any]:
 
 
 def read_control(path: Path | None, stored: dict[str, Any]) -> "Image.Image | None":
-    """What a ControlNet is shown. Raises: InvalidInput if it is not what a picture's settings say it was shown."""
+    """The control image. Raises: InvalidInput if it is not the one that an image's settings record."""
     from . import settings
 
     control = settings.read_control(settings.read_file(path)) if path else None
     recorded = stored.get("control")
-    if recorded is not None and (control is None or settings.hash_picture(control) != recorded):
-        raise InvalidInput(f"The picture was steered by a picture of SHA-256 {str(recorded)[:12]}...: give --control.")
+    if recorded is not None and (control is None or settings.hash_image(control) != recorded):
+        raise InvalidInput(
+            f"The image was made with a control image of SHA-256 {str(recorded)[:12]}...: pass --control."
+        )
     return control
 
 
-def plan(arguments: Namespace, made: dict[str, Any]) -> "tuple[ModelSpec, CompareRequest]":
-    """The model and the request: what the command line says, else what the picture says, else the model's own.
+def plan(arguments: Namespace, options: RenderOptions, made: dict[str, Any]) -> "tuple[ModelSpec, CompareRequest]":
+    """The model and the request: from the command line, else from the image, else the model's defaults.
 
-    Raises: InvalidInput for what is not allowed. A picture may name a model of golden's own; any other the user names,
-    since a picture that somebody sent must not choose what is loaded or fetched.
+    Raises: InvalidInput for what is not allowed. An image may name a model of golden's own; any other the user must
+    name, since an image that somebody sent must not choose what is loaded or fetched.
     """
-    from .compare import check_control, validate
     from .models import MODELS, find_model
+    from .request import check_control, validate
     from .settings import NAMES, default_request
 
     stored = made.get("settings", {})
-    name = arguments.model or stored.get("model", "shapes")
-    if not arguments.model and (not isinstance(name, str) or name not in MODELS):
-        raise InvalidInput(f"The picture is of the model {str(name)[:80]!r}: name it yourself, with --model.")
+    name = options.model or stored.get("model", "shapes")
+    if not options.model and (not isinstance(name, str) or name not in MODELS):
+        raise InvalidInput(f"The image was made with the model {str(name)[:80]!r}: pass it yourself, with --model.")
     spec = find_model(name)
-    given = {
-        "prompt": arguments.prompt,
-        "seed": arguments.seed,
-        "num_inference_steps": arguments.steps,
-        "guidance_scale": arguments.guidance,
-        "sampler": arguments.sampler,
-        "strength": arguments.strength,
-        "height": arguments.height,
-        "width": arguments.width,
-    }
     values = {key: stored[key] for key in NAMES if key in stored}
-    values |= {key: value for key, value in given.items() if value is not None}
-    values["control"] = read_control(arguments.control, stored)
+    values |= {key: value for key in NAMES if (value := getattr(arguments, key)) is not None}
+    values["control"] = read_control(options.control, stored)
     if "prompt" not in values:
-        raise InvalidInput("Give --prompt, or --from-image with a picture that golden made.")
+        raise InvalidInput("Pass --prompt, or --from-image with an image made by golden.")
     request = validate(default_request(spec, **values), spec)
     check_control(request.control, spec)
     return spec, request
 
 
 def plan_files(folder: Path, overwrite: bool) -> dict[str, Path]:
-    """Arm -> file to write. Raises: InvalidInput if one is there already, or the folder cannot be made."""
+    """Arm -> file to write. Raises: InvalidInput if one exists, or the folder cannot be made."""
     paths = {arm: folder / name for arm, name in FILES.items()}
     there = next((path for path in paths.values() if path.exists()), None)
     if there and not overwrite:
-        raise InvalidInput(f"{there} is there already: give another --out, or --overwrite.")
+        raise InvalidInput(f"{there} exists: pass another --out, or --overwrite.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,22 +155,22 @@ def plan_files(folder: Path, overwrite: bool) -> dict[str, Path]:
     return paths
 
 
-def find_npnet_name(arguments: Namespace, spec: "ModelSpec") -> str:
+def find_npnet_name(options: RenderOptions, spec: "ModelSpec") -> str:
     """Raises: MissingWeights if neither the user nor the model names an NPNet."""
-    name = arguments.npnet or spec.npnet
+    name = options.npnet or spec.npnet
     if not name:
-        raise MissingWeights(f"There is no NPNet for {spec.name!r}: give a file or a name with --npnet.")
+        raise MissingWeights(f"There is no NPNet for {spec.name!r}: pass a file or a name with --npnet.")
     return name
 
 
-def check_npnet(arguments: Namespace, made: dict[str, Any], network: dict[str, Any]) -> None:
-    """Raises: InvalidInput if a picture was made with another NPNet than the one that would be taken now."""
+def check_npnet(options: RenderOptions, made: dict[str, Any], network: dict[str, Any]) -> None:
+    """Raises: InvalidInput if an image was made with another NPNet than the one that would be used now."""
     recorded = made.get("npnet")
-    if arguments.npnet or not isinstance(recorded, dict) or recorded.get("sha256") == network["sha256"]:
+    if options.npnet or not isinstance(recorded, dict) or recorded.get("sha256") == network["sha256"]:
         return
     raise InvalidInput(
-        f"The picture was made with another NPNet ({str(recorded.get('file'))[:80]}, SHA-256 "
-        f"{str(recorded.get('sha256'))[:12]}...): give its file with --npnet."
+        f"The image was made with another NPNet ({str(recorded.get('file'))[:80]}, SHA-256 "
+        f"{str(recorded.get('sha256'))[:12]}...): pass its file with --npnet."
     )
 
 
@@ -181,7 +178,7 @@ def check_npnet(arguments: Namespace, made: dict[str, Any], network: dict[str, A
 
 
 def run(request: "CompareRequest", model: "Model") -> "Comparison":
-    """A comparison with a progress bar, where somebody watches."""
+    """A comparison, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     from .compare import Comparison, Progress, compare
@@ -197,7 +194,7 @@ def run(request: "CompareRequest", model: "Model") -> "Comparison":
 
 
 def draw(comparison: "Comparison", spec: "ModelSpec", **more: Any) -> "dict[str, Image.Image]":
-    """Both pictures and a side-by-side, each with all settings."""
+    """Both images and a side-by-side, each with all settings."""
     from .drawing import side_by_side
     from .settings import label_image, label_images
 
@@ -219,7 +216,7 @@ def write(images: "dict[str, Image.Image]", paths: dict[str, Path]) -> None:
 
 
 def report(comparison: "Comparison", paths: dict[str, Path]) -> None:
-    """Say what was written, and what the checker of the shapes world thinks of it."""
+    """Print what was written, with the verdicts of the model's checker if it has one."""
     for arm, path in paths.items():
         verdict = comparison.verdicts.get(arm)
         print(f"{path}: {verdict}" if verdict else path)

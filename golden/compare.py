@@ -9,203 +9,45 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, cat
 
-from .arms import Conditions, find_arm, mix
-from .errors import Cancelled, InvalidInput, MissingWeights
-from .models import ModelSpec, find_model
-from .noise import MAX_SEED, source_noise
-from .npnet import NPNet, load_npnet
+from .arms import Conditions, make_noises
+from .checkers import Verdict
+from .errors import Cancelled, InvalidInput
+from .model import Model
+from .noise import source_noise
 from .pipelines import (
     add_control,
     decode,
-    denoise,
     encode_prompts,
     is_spared,
     latent_shape,
-    load_pipeline,
     repeat_embeddings,
+    sample_images,
 )
-from .samplers import MAX_STEPS_OF, SAMPLERS
-from .shapes import Verdict, check_image, parse_caption
+from .request import CompareRequest, check_control, validate
 
-if TYPE_CHECKING:  # judges bring libraries that whoever compares without them need not wait for
+if TYPE_CHECKING:  # judges bring libraries that comparisons without them need not wait for
     from .judges import JudgeSet
 
-MAX_STEPS = 200
-MIN_GUIDANCE = 1.0  # below it the pipelines of diffusers switch guidance off, which is what 1 means
-MAX_GUIDANCE = 30.0
-MAX_STRENGTH = 3.0
-MAX_PROMPT_CHARS = 2000
-MAX_SIDE = 4096  # pixels
-MAX_ENLARGED = 2  # times the model's own height and width; the time of a picture grows with its area, and faster
 PREVIEWS_PER_SECOND = 4
-
-
-@dataclass
-class Model:
-    """A loaded model: its pipeline, its NPNet if it has one, and the lock that gives one run at a time the pipeline."""
-
-    spec: ModelSpec
-    pipeline: Any
-    npnet: NPNet | None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-def load_model(
-    name: str = "shapes",
-    *,
-    npnet: str | Path | None = None,
-    device: str = "cpu",
-    dtype: torch.dtype | None = None,
-    memory: str = "high",
-) -> Model:
-    """Load a model of MODELS (or a diffusers folder) with its NPNet, or with `npnet`, a file or a name of NPNETS.
-
-    A model whose own NPNet cannot be had loads without: comparing other arms needs none. `memory` is one of
-    pipelines.MEMORY_MODES; where it is low NPNet stays on the CPU, which takes it a tenth of a second.
-
-    Raises: InvalidInput for an unknown name, or a device that torch does not have here; MissingWeights or BadWeights if
-    weights are missing or unfit.
-    """
-    spec = find_model(name)
-    _check_device(device)
-    weights = npnet or spec.npnet
-    try:
-        network = load_npnet(weights) if weights else None
-    except MissingWeights:
-        if npnet:
-            raise
-        network = None
-    pipeline = load_pipeline(spec, device, dtype, memory)
-    if network and not is_spared(pipeline):
-        network.to(device)
-    return Model(spec, pipeline, network)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        reason = str(error).splitlines()[0][:200]
-        raise InvalidInput(f"The model cannot run on {device!r}: {reason}") from None
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """What to compare. `arms` are names of ARMS; `strength` scales the change that each makes to the source noise.
-
-    `control` is the picture that a ControlNet is shown, of any size; other models take none. `height` and `width` are
-    of the pictures, in pixels, the model's own where they are None; pictures of another size are not checked, since
-    captions are of the model's own.
-    """
-
-    prompt: str
-    seed: int = 0
-    num_inference_steps: int = 20
-    guidance_scale: float = 5.5
-    sampler: str = "ddim"
-    strength: float = 1.0
-    arms: tuple[str, ...] = ("standard", "npnet")
-    control: Image.Image | None = field(default=None, compare=False)
-    height: int | None = None
-    width: int | None = None
-
-
-def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
-    """The request with exact types (5.0 steps become 5), once every value is allowed; `check_control` is apart.
-
-    Raises: InvalidInput in one sentence with what was got and what is allowed.
-    """
-    prompt = request.prompt
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidInput("The prompt is empty: say what the picture should show.")
-    if len(prompt) > MAX_PROMPT_CHARS:
-        raise InvalidInput(f"The prompt has {len(prompt)} characters: at most {MAX_PROMPT_CHARS} are allowed.")
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise InvalidInput("The prompt holds half a character (a lone surrogate): write it again.")
-    if spec.is_shapes:
-        parse_caption(prompt)
-    if not isinstance(request.sampler, str) or request.sampler not in SAMPLERS:
-        raise InvalidInput(f"Unknown sampler {_shown(request.sampler)}: choose one of {', '.join(SAMPLERS)}.")
-    if not isinstance(request.arms, tuple | list) or not request.arms:
-        raise InvalidInput(f"The arms must be a list of names, got {_shown(request.arms)}.")
-    for arm in request.arms:
-        find_arm(arm)
-    if len(set(request.arms)) < len(request.arms):
-        raise InvalidInput(f"Each arm goes once into a comparison, got {', '.join(request.arms)}.")
-    steps = check_whole("number of steps", request.num_inference_steps, 1, MAX_STEPS)
-    if request.sampler in MAX_STEPS_OF and steps > MAX_STEPS_OF[request.sampler]:
-        limit = MAX_STEPS_OF[request.sampler]
-        raise InvalidInput(f"The sampler {request.sampler} takes at most {limit} steps, got {steps}.")
-    return CompareRequest(
-        " ".join(prompt.split()),
-        check_whole("seed", request.seed, 0, MAX_SEED),
-        steps,
-        check_number("guidance scale", request.guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE),
-        request.sampler,
-        check_number("strength", request.strength, 0.0, MAX_STRENGTH),
-        tuple(request.arms),
-        request.control,
-        check_side("height", request.height),
-        check_side("width", request.width),
-    )
-
-
-def check_control(control: Image.Image | None, spec: ModelSpec) -> None:
-    """Raises: InvalidInput if a ControlNet has no control picture, or another model has one."""
-    if spec.is_steered and control is None:
-        raise InvalidInput(f"{spec.title or spec.name} is steered by a control picture beside the prompt: give one.")
-    if control is not None and not spec.is_steered:
-        raise InvalidInput(f"A control picture steers a ControlNet, and {spec.title or spec.name} has none.")
-
-
-def check_number(name: str, value: Any, low: float, high: float) -> float:
-    """A finite number in [low, high] as a float; booleans, text and null are refused."""
-    # NaN and the infinities fail the comparison, too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidInput(f"The {name} must be a number from {low:g} to {high:g}, got {_shown(value)}.")
-    return float(value)
-
-
-def check_whole(name: str, value: Any, low: int, high: int) -> int:
-    """A whole number in [low, high] as an int; 5.0 counts as whole, 5.5, booleans, text and null are refused."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high or value != int(value):
-        raise InvalidInput(f"The {name} must be a whole number from {low} to {high}, got {_shown(value)}.")
-    return int(value)
-
-
-def check_side(name: str, value: Any) -> int | None:
-    """A picture's height or width in pixels, or None for the model's own."""
-    return None if value is None else check_whole(name, value, 8, MAX_SIDE)
+MAX_ENLARGED = 2  # times the native height and width; an image's time grows faster than its area
 
 
 def find_shape(request: CompareRequest, pipeline: Any) -> tuple[int, int, int]:
-    """The shape (C, h, w) of the latents of a request's pictures.
+    """The shape (C, h, w) of the latents of a request's images.
 
-    Raises: InvalidInput for a size that the model cannot paint, or that is more than MAX_ENLARGED times its own.
+    Raises: InvalidInput for a size that the model cannot generate, or more than MAX_ENLARGED times its native one.
     """
     shape = latent_shape(pipeline, request.height, request.width)
     for name, side, own in zip(("height", "width"), shape[1:], latent_shape(pipeline)[1:], strict=True):
         if side > MAX_ENLARGED * own:
             most, got = (cells * pipeline.vae_scale_factor for cells in (MAX_ENLARGED * own, side))
-            raise InvalidInput(f"The {name} must be at most {most} pixels, twice the model's own, got {got}.")
+            raise InvalidInput(f"The {name} must be at most {most} pixels, twice the native size, got {got}.")
     return shape
-
-
-def _shown(value: Any) -> str:
-    """A value in an error message: short, in one line, and never an error of its own."""
-    try:
-        text = " ".join(ascii(value).split())
-    except ValueError:  # Python refuses to write out numbers of thousands of digits
-        return "a very long number"
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -225,17 +67,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Rendered:
-    """All pictures are there; nothing is judged yet."""
+    """All images are there; nothing is judged yet."""
 
     images: dict[str, Image.Image]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome: by arm its picture, its noise (C, h, w) on the CPU and, in the shapes world, its verdict.
+    """The outcome: by arm its image, its noise (C, h, w) on the CPU and, if the model has a checker, its verdict.
 
-    `scores` holds by judge and arm the raw scores, `unavailable` by judge one sentence on why it has none; both stay
-    empty where no judges are asked. `scoring_seconds` is apart from `total_seconds`, which is what the pictures took.
+    `scores` holds the raw scores by judge and arm, `unavailable` one sentence for each judge that has none; both stay
+    empty without judges. `scoring_seconds` is not part of `total_seconds`, which is what the images took.
     """
 
     request: CompareRequest
@@ -250,13 +92,13 @@ class Comparison:
 
     @property
     def overhead(self) -> float:
-        """NPNet's share of the time of one standard picture, as a fraction."""
+        """NPNet's time as a fraction of that of one standard image."""
         return self.npnet_seconds / max(1e-9, (self.total_seconds - self.npnet_seconds) / len(self.images))
 
 
 @dataclass(frozen=True)
 class Checked:
-    """All but the judges' scores is there; comes only where judges are asked."""
+    """All but the judges' scores is there; emitted only if there are judges."""
 
     comparison: Comparison
 
@@ -345,7 +187,7 @@ def _turn(model: Model, stopped: threading.Event, on_wait: Callable[[], None]) -
 def _run(
     request: CompareRequest, model: Model, shape: tuple[int, int, int], emit: Any, stopped: threading.Event
 ) -> Comparison:
-    """The comparison of pictures whose latents have `shape`."""
+    """The comparison of images whose latents have `shape`."""
     started = time.perf_counter()
     pipeline, arms = model.pipeline, request.arms
     _stop_if(stopped)
@@ -353,7 +195,8 @@ def _run(
     if request.control is not None:
         embeddings = add_control(pipeline, embeddings, request.control, shape)
     source = source_noise([request.seed], shape)
-    noises, seconds = make_noises(request, model, source, embeddings)
+    conditions = Conditions(model, model.npnet, embeddings, [request.seed])
+    noises, seconds = make_noises(arms, source, conditions, request.strength)
 
     last_preview = time.perf_counter()
 
@@ -367,28 +210,23 @@ def _run(
             last_preview = time.perf_counter()
         emit(Progress(step, num_steps, previews))
 
-    latents = denoise(
-        pipeline,
-        torch.cat([noises[arm] for arm in arms]),
-        repeat_embeddings(embeddings, len(arms)),
-        [request.seed] * len(arms),
-        sampler=request.sampler,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        on_step=on_step,
+    rows = cat([noises[arm] for arm in arms])
+    seeds = [request.seed] * len(arms)
+    outcome = sample_images(
+        model, rows, repeat_embeddings(embeddings, len(arms)), seeds, request.sampling, on_step=on_step
     )
-    images = dict(zip(arms, decode(pipeline, latents), strict=True))
+    images = dict(zip(arms, outcome, strict=True))
     total = time.perf_counter() - started
     emit(Rendered(images))
     _stop_if(stopped)
-    checked = model.spec.is_shapes and shape == latent_shape(pipeline)
-    verdicts = {arm: check_image(request.prompt, image) for arm, image in images.items()} if checked else {}
+    checker = model.checker if shape == latent_shape(pipeline) else None
+    verdicts = {arm: checker.check(request.prompt, image) for arm, image in images.items()} if checker else {}
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
     return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total)
 
 
 def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:
-    """The comparison with what every judge says, or why it says nothing."""
+    """The comparison with every judge's scores, or why it has none."""
     started = time.perf_counter()
     _stop_if(stopped)
     arms, images = list(comparison.images), list(comparison.images.values())
@@ -402,19 +240,6 @@ def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threa
         comparison = replace(comparison, scoring_seconds=time.perf_counter() - started)
         emit(Scored(judge, comparison))
     return comparison
-
-
-def make_noises(
-    request: CompareRequest, model: Model, source: Tensor, embeddings: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """By arm, its noise (1, C, h, w) and the seconds that it took."""
-    conditions = Conditions(model.spec, model.pipeline, model.npnet, embeddings, [request.seed])
-    noises, seconds = {}, {}
-    for arm in request.arms:
-        started = time.perf_counter()
-        noises[arm] = mix(source, find_arm(arm)(source, conditions), request.strength)
-        seconds[arm] = time.perf_counter() - started
-    return noises, seconds
 
 
 def _stop_if(stopped: threading.Event) -> None:

@@ -26,11 +26,20 @@ class Cancelled(GoldenError):
     """The user stopped the run."""
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with defaults, but for options whose default is to be left out: "(default: None)" tells nobody anything."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, (), [], argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with one-line errors (exit code 2) and defaults in `--help`."""
 
     def __init__(self, **kwargs) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(**kwargs)
 
     def error(self, message: str) -> NoReturn:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors_bytes
 
-from .errors import BadWeights, MissingWeights
+from .errors import BadWeights, InvalidInput, MissingWeights
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -128,3 +129,15 @@ def _unpacks_to_more(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image from disk. Raises: InvalidInput if there is none or it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no image at {path}.") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow answers a broken PNG with a SyntaxError.
+        raise InvalidInput(f"{path} is not an image that can be read: {error}.") from None

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from .arms import mix
-from .compare import MAX_STRENGTH, check_number, check_whole
+from .checks import check_number, check_seed, check_whole
 from .errors import InvalidInput, MissingWeights
+from .families import find_family
+from .hub import same_repo
 from .models import MODELS
-from .noise import MAX_SEED, source_noise
+from .noise import source_noise
 from .npnet import NPNETS, NPNet, load_npnet
 from .pipelines import encode_anew, latent_shape, network_of
+from .request import MAX_STRENGTH
 from .sizes import predict_golden
-
-FAMILIES = ("StableDiffusionXL", "HunyuanDiT")
-"""How the names of the pipeline classes begin that golden noise is made for."""
 
 
 class GoldenNoise:
@@ -38,8 +38,8 @@ class GoldenNoise:
 
     def __init__(self, pipeline: Any, npnet: NPNet) -> None:
         """Raises: InvalidInput if the pipeline is of another family, or its prompts or latents do not fit the NPNet."""
-        check_family(pipeline)
-        channels, width = latent_shape(pipeline)[0], embedding_width(pipeline)
+        family = find_family(pipeline)
+        channels, width = latent_shape(pipeline)[0], family.embedding_dim(pipeline)
         config = npnet.config
         if (config.channels, config.embedding_dim) != (channels, width):
             raise InvalidInput(
@@ -52,7 +52,7 @@ class GoldenNoise:
 
     @classmethod
     def for_pipeline(cls, pipeline: Any, npnet: str | Path | NPNet | None = None) -> "GoldenNoise":
-        """Golden noise for a pipeline of SDXL's or Hunyuan-DiT's family: ControlNet, img2img and inpainting included.
+        """Golden noise for a pipeline of one of FAMILIES: ControlNet, img2img and inpainting included.
 
         `npnet` is a weight file, a name of NPNETS, or a network. Without it the model's own is found: by what the
         pipeline was loaded from, then by the width of its prompt embeddings and the size of its latents.
@@ -60,7 +60,7 @@ class GoldenNoise:
         Raises: InvalidInput for other pipelines and networks that do not fit; MissingWeights, listing the names, if no
         NPNet is known for the pipeline, or where its weights cannot be had.
         """
-        check_family(pipeline)
+        find_family(pipeline)
         network = npnet if isinstance(npnet, NPNet) else load_npnet(npnet or find_npnet_for(pipeline))
         return cls(pipeline, network)
 
@@ -107,7 +107,7 @@ class GoldenNoise:
     ) -> Tensor:
         """Where an SDXL img2img pipeline starts (B, C, h, w), for its argument `latents`: the image in golden noise.
 
-        `image` (a picture, several, or latents), `strength` and `num_inference_steps` must be those that the pipeline
+        `image` (an image, several, or latents), `strength` and `num_inference_steps` must be those that the pipeline
         is called with. Img2img pipelines take `latents` as they are, so that the image is encoded here, and the noise
         added as much of it as the first of their steps expects. NPNet learned from pure noise: expect of it the more,
         the nearer `strength` is to 1.
@@ -159,7 +159,7 @@ class GoldenNoise:
                 f"{self.npnet.config.embedding_dim}), got {tuple(prompt_embeds.shape)}."
             )
         given = list(seed) if isinstance(seed, Iterable) else [seed]
-        seeds = [check_whole("seed", value, 0, MAX_SEED) for value in given]
+        seeds = [check_seed(value) for value in given]
         rows = max(len(prompt_embeds), len(seeds))
         if not seeds or {len(prompt_embeds), len(seeds)} - {1, rows}:
             raise InvalidInput(
@@ -190,19 +190,6 @@ def _own_scheduler(pipeline: Any) -> Iterator[Any]:
 # --- which NPNet belongs to a pipeline --------------------------------------------------------------------------------
 
 
-def check_family(pipeline: Any) -> None:
-    """Raises: InvalidInput for a pipeline that is neither of SDXL's nor of Hunyuan-DiT's family."""
-    if not any(parent.__name__.startswith(FAMILIES) for parent in type(pipeline).__mro__):
-        raise InvalidInput(
-            f"Golden noise is made for pipelines of {' and '.join(FAMILIES)}, this is a {type(pipeline).__name__}."
-        )
-
-
-def embedding_width(pipeline: Any) -> int:
-    """The width of the prompt embeddings that NPNet sees: 2048 of SDXL, 1024 of Hunyuan-DiT."""
-    return int(network_of(pipeline).config.cross_attention_dim)
-
-
 def find_npnet_for(pipeline: Any) -> str | Path:
     """A weight file or a name of NPNETS for a pipeline: by where it was loaded from, then by its sizes.
 
@@ -215,17 +202,18 @@ def find_npnet_for(pipeline: Any) -> str | Path:
         if own.is_file():
             return own
         for spec in MODELS.values():
-            if spec.npnet and not spec.unet and not spec.loras and _same_place(spec.repo, source):
+            if spec.npnet and not spec.parts.unet and not spec.parts.loras and _same_place(spec.repo, source):
                 return spec.npnet
+    family = find_family(pipeline)
     channels, height, width = latent_shape(pipeline)
-    for name in ("sdxl", "hunyuan-dit"):  # of several that fit, the one that was trained on the family's base model
+    for name in family.npnets:
         published = NPNETS[name]
         sizes = (published.channels, published.embedding_dim, published.latent_size)
-        if sizes == (channels, embedding_width(pipeline), height) and height == width:
+        if sizes == (channels, family.embedding_dim(pipeline), height) and height == width:
             return name
     raise MissingWeights(
         f"No NPNet is known for this pipeline (latents {channels} x {height} x {width}, prompt embeddings of width "
-        f"{embedding_width(pipeline)}): give npnet=, a file or one of {', '.join(NPNETS)}."
+        f"{family.embedding_dim(pipeline)}): give npnet=, a file or one of {', '.join(NPNETS)}."
     )
 
 
@@ -243,4 +231,4 @@ def _sources_of(pipeline: Any) -> list[str]:
 
 
 def _same_place(repo: str, source: str) -> bool:
-    return repo == source or (Path(repo).is_dir() and Path(source).is_dir() and Path(repo).samefile(source))
+    return same_repo(repo, source) or (Path(repo).is_dir() and Path(source).is_dir() and Path(repo).samefile(source))

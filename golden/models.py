@@ -2,17 +2,53 @@
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import huggingface_hub
-
-from .errors import InvalidInput, MissingWeights
+from .errors import InvalidInput
+from .families import FAMILIES, Family, family_of_class
 from .files import ASSETS
+from .hub import fetch_file
 
-Answer = TypeVar("Answer")
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes an image. `sampler` is a name of SAMPLERS or a scheduler."""
+
+    sampler: str | Any = "ddim"
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.5
+
+
+@dataclass(frozen=True)
+class Redenoise:
+    """The settings of re-denoise sampling: `num_steps_down` of `num_inference_steps` steps down, and as many back.
+
+    `norm` is what the source noise is multiplied by first. Differs from the paper, whose values are the defaults:
+    several small steps, from noise of a smaller norm, suit the embedded model better.
+    """
+
+    guidance_scale: float = 5.5
+    solver: str = "ddim"
+    num_inference_steps: int = 10
+    num_steps_down: int = 1
+    norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What turns the model in a repository into another one.
+
+    `unet` (a hub id, a folder, or a file `OWNER/REPOSITORY/FILE.safetensors` of the hub), `loras` (such files, or local
+    ones) and `timestep_spacing` (of the schedule) make a few-step model; `controlnet` (a hub id or a folder) is what
+    steers it by an image, if the repository has none of its own.
+    """
+
+    unet: str | None = None
+    loras: tuple[str, ...] = ()
+    timestep_spacing: str | None = None
+    controlnet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -20,43 +56,31 @@ class ModelSpec:
     """A text-to-image model and its defaults.
 
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
-    local file, or None; `redenoise_*` are the settings of pair collection. What makes a few-step model of `repo` are
-    `unet` (a hub id, a folder, or a file `OWNER/REPOSITORY/FILE.safetensors` of the hub), `loras` (such files, or
-    local ones) and `timestep_spacing` (of the schedule, where it is not that of `repo`). `controlnet` (a hub id or a
-    folder) is what steers it by a picture, where `repo` has none of its own.
+    local file, or None; `checker` a name of CHECKERS, None if its images cannot be checked by rule.
     """
 
     name: str
     repo: str
+    title: str = ""
     pipeline: str = "StableDiffusionXLPipeline"
     revision: str | None = None
     variant: str | None = "fp16"
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.5
-    sampler: str = "ddim"
+    sampling: Sampling = field(default_factory=Sampling)
+    redenoise: Redenoise = field(default_factory=Redenoise)
+    parts: Parts = field(default_factory=Parts)
     npnet: str | None = None
-    redenoise_guidance_scale: float = 5.5
-    redenoise_solver: str = "ddim"
-    redenoise_schedule: tuple[int, int] = (10, 1)  # steps in all, and how many of them are taken down and back
-    redenoise_length: float = 1.0  # what the source noise is multiplied by first
-    title: str = ""
-    unet: str | None = None
-    loras: tuple[str, ...] = ()
-    timestep_spacing: str | None = None
-    controlnet: str | None = None
+    checker: str | None = None
 
     @property
-    def is_shapes(self) -> bool:
-        """Whether prompts are captions of the shapes world, so that pictures can be checked exactly."""
-        return self.name == "shapes"
+    def family(self) -> Family:
+        return family_of_class(self.pipeline)
 
     @property
-    def is_steered(self) -> bool:
-        """Whether a ControlNet wants a control picture beside the prompt."""
-        return self.pipeline == _STEERED
+    def needs_control(self) -> bool:
+        """Whether a ControlNet takes a control image beside the prompt."""
+        return self.pipeline == self.family.controlnet_class
 
 
-_STEERED = "StableDiffusionXLControlNetPipeline"
 _SDXL, _SDXL_REVISION = "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"
 
 # Source: the paper's section 5.1 and Table 10 for steps, guidance and samplers; for few-step models the published
@@ -68,88 +92,71 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             "shapes",
             str(ASSETS / "shapes" / "model"),
+            "Shapes (embedded)",
             variant=None,
-            num_inference_steps=20,
+            sampling=Sampling(num_inference_steps=20),
+            # See train/shapes/README.md.
+            redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5, norm=0.7),
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
-            # Differs from the paper: gentle, in several small steps, from shorter noise; see train/shapes/README.md.
-            redenoise_guidance_scale=2.5,
-            redenoise_schedule=(20, 5),
-            redenoise_length=0.7,
-            title="Shapes (embedded)",
+            checker="shapes",
         ),
-        ModelSpec(
-            "sdxl",
-            _SDXL,
-            revision=_SDXL_REVISION,
-            npnet="sdxl",
-            title="Stable Diffusion XL",
-        ),
+        ModelSpec("sdxl", _SDXL, "Stable Diffusion XL", revision=_SDXL_REVISION, npnet="sdxl"),
         ModelSpec(
             "dreamshaper",
             "Lykon/dreamshaper-xl-v2-turbo",
-            num_inference_steps=4,
-            guidance_scale=3.5,
-            sampler="dpm",
+            "DreamShaper XL v2 turbo",
+            sampling=Sampling("dpm", 4, 3.5),
+            redenoise=Redenoise(guidance_scale=3.5, solver="dpm"),
             npnet="dreamshaper",
-            redenoise_guidance_scale=3.5,
-            redenoise_solver="dpm",
-            title="DreamShaper XL v2 turbo",
         ),
         ModelSpec(
             "hunyuan-dit",
             "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
+            "Hunyuan-DiT v1.2",
             pipeline="HunyuanDiTPipeline",
             variant=None,
-            guidance_scale=5.0,
+            sampling=Sampling(guidance_scale=5.0),
+            redenoise=Redenoise(guidance_scale=5.0),
             npnet="hunyuan-dit",
-            redenoise_guidance_scale=5.0,
-            title="Hunyuan-DiT v1.2",
         ),
         ModelSpec(
             "sdxl-lightning",
             _SDXL,
+            "SDXL-Lightning, 4 steps",
             revision=_SDXL_REVISION,
-            num_inference_steps=4,
-            guidance_scale=1.0,
-            sampler="euler",
+            sampling=Sampling("euler", 4, 1.0),
+            parts=Parts("ByteDance/SDXL-Lightning/sdxl_lightning_4step_unet.safetensors", timestep_spacing="trailing"),
             npnet="sdxl",
-            title="SDXL-Lightning, 4 steps",
-            unet="ByteDance/SDXL-Lightning/sdxl_lightning_4step_unet.safetensors",
-            timestep_spacing="trailing",
         ),
         ModelSpec(
             "lcm-sdxl",
             _SDXL,
+            "LCM-SDXL, 4 steps",
             revision=_SDXL_REVISION,
-            num_inference_steps=4,
-            guidance_scale=8.0,  # an input of this UNet, so that it costs no second pass
-            sampler="lcm",
+            sampling=Sampling("lcm", 4, 8.0),  # guidance is an input of this UNet, so that it costs no second pass
+            parts=Parts("latent-consistency/lcm-sdxl"),
             npnet="sdxl",
-            title="LCM-SDXL, 4 steps",
-            unet="latent-consistency/lcm-sdxl",
         ),
         ModelSpec(
             "pcm-sdxl",
             _SDXL,
+            "PCM-SDXL, 8 steps",
             revision=_SDXL_REVISION,
-            num_inference_steps=8,
-            guidance_scale=7.5,
-            sampler="tcd",
+            sampling=Sampling("tcd", 8, 7.5),
+            parts=Parts(
+                loras=("wangfuyun/PCM_Weights/sdxl/pcm_sdxl_normalcfg_8step_converted.safetensors",),
+                timestep_spacing="trailing",
+            ),
             npnet="sdxl",
-            title="PCM-SDXL, 8 steps",
-            loras=("wangfuyun/PCM_Weights/sdxl/pcm_sdxl_normalcfg_8step_converted.safetensors",),
-            timestep_spacing="trailing",
         ),
         ModelSpec(
             "sdxl-turbo",
             "stabilityai/sdxl-turbo",
+            "SDXL-Turbo, 4 steps",
             revision="71153311d3dbb46851df1931d3ca6e939de83304",
-            num_inference_steps=4,
-            guidance_scale=1.0,
-            sampler="euler_a",
-            npnet=None,  # it paints 512 x 512, and no NPNet was published for that
-            title="SDXL-Turbo, 4 steps",
-            timestep_spacing="trailing",
+            sampling=Sampling("euler_a", 4, 1.0),
+            parts=Parts(timestep_spacing="trailing"),
+            npnet=None,  # its images are 512 x 512, and no NPNet was published for that size
         ),
     )
 }
@@ -168,11 +175,10 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[name]
     index = Path(name) / "model_index.json"
     if index.is_file():
-        family = _read_family(index)
         title = index.parent.resolve().name
         # A folder's name must not pass for a registered model, of which other things are expected.
         unique = str(name) if title in MODELS else title
-        return replace(family, name=unique, repo=str(name), title=title)
+        return replace(_read_defaults(index), name=unique, repo=str(name), title=title)
     if "+" in name:
         base, *parts = name.split("+")
         spec = find_model(base)
@@ -180,8 +186,8 @@ def find_model(name: str) -> ModelSpec:
             spec = _add_part(spec, part)
         return spec
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
-        family = _read_family(fetch_file(name, "model_index.json"))
-        return replace(family, name=name, repo=name, title=name.split("/")[1])
+        defaults = _read_defaults(fetch_file(name, "model_index.json"))
+        return replace(defaults, name=name, repo=name, title=name.split("/")[1])
     raise InvalidInput(
         f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, or a folder with a model_index.json."
     )
@@ -195,94 +201,36 @@ def _add_part(spec: ModelSpec, part: str) -> ModelSpec:
     title = Path(part).name.removesuffix(".safetensors")
     named = replace(spec, name=f"{spec.name}+{part}", title=f"{spec.title} + {title}")
     if part.endswith(".safetensors"):
-        return replace(named, loras=(*spec.loras, part))
+        return replace(named, parts=replace(spec.parts, loras=(*spec.parts.loras, part)))
     if not (Path(part) / "config.json").is_file() and not _HUB_ID.fullmatch(part):
         raise InvalidInput(
             "What follows a + is a LoRA (a .safetensors file) or a ControlNet (a folder with a config.json, or "
             f"OWNER/REPOSITORY), got {part[:80]!r}."
         )
-    if spec.is_steered or "XL" not in spec.pipeline:
-        raise InvalidInput(f"{part[:80]!r} does not fit: a model of SDXL's class takes one ControlNet, others none.")
-    return replace(named, controlnet=part, pipeline=_STEERED)
+    steered = spec.family.controlnet_class
+    if spec.needs_control or steered is None:
+        raise InvalidInput(
+            f"{part[:80]!r} does not fit: models of {_with_controlnet()} take one ControlNet, other models none."
+        )
+    return replace(named, parts=replace(spec.parts, controlnet=part), pipeline=steered)
 
 
-def _read_family(index: Path) -> ModelSpec:
-    """A spec with the defaults of the registered model that is of the pipeline class named in a model_index.json."""
-    families = {spec.pipeline: spec for spec in (MODELS["sdxl"], MODELS["hunyuan-dit"])}
-    families[_STEERED] = replace(MODELS["sdxl"], pipeline=_STEERED)
+def _with_controlnet() -> str:
+    return ", ".join(family.title for family in FAMILIES.values() if family.controlnet_class)
+
+
+def _read_defaults(index: Path) -> ModelSpec:
+    """A spec with the settings of its family's base model, for the pipeline class named in a model_index.json."""
     try:
         class_name = str(json.loads(index.read_text())["_class_name"])
     except (OSError, ValueError, TypeError, KeyError):
         raise InvalidInput(f"{index} is damaged: it should be a JSON object that names a pipeline class.") from None
-    if class_name not in families:
-        raise InvalidInput(f"{index} is of class {class_name[:80]!r}: choose a folder of {' or '.join(families)}.")
-    return replace(families[class_name], revision=None, variant=None, npnet=None)
-
-
-# --- the Hugging Face hub ---------------------------------------------------------------------------------------------
-
-
-def find_file(name: str) -> Path:
-    """A local file, or `OWNER/REPOSITORY/FILE` of the hub, which is fetched if need be.
-
-    Raises: InvalidInput for a URL; MissingWeights if it is neither on this machine nor to be fetched.
-    """
-    refuse_url(name)
-    if Path(name).is_file():
-        return Path(name)
-    owner, _, rest = name.partition("/")
-    repository, _, file = rest.partition("/")
-    if not (owner and repository and file) or owner in (".", ".."):
-        raise MissingWeights(f"There is no file {name}: give a local file, or OWNER/REPOSITORY/FILE of the hub.")
-    return fetch_file(f"{owner}/{repository}", file)
-
-
-def fetch_file(repo: str, file: str, revision: str | None = None) -> Path:
-    """The path of a file of a local folder or of a hub repository, of which it is downloaded into the hub's cache.
-
-    Raises: MissingWeights, which says what to fetch and where to put it.
-    """
-    if Path(repo).is_dir():
-        return Path(repo) / file
-
-    def download() -> Path:
-        return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-
-    return _ask_hub(repo, file, download)
-
-
-def list_files(repo: str) -> list[str]:
-    """The files of a hub repository; without the hub, those of them that its cache on this machine has.
-
-    Raises: MissingWeights if there are none.
-    """
-    folder = cached_folder(repo)
-    if folder is not None and huggingface_hub.constants.HF_HUB_OFFLINE:
-        return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    return _ask_hub(repo, "its files", lambda: huggingface_hub.list_repo_files(repo))
-
-
-def cached_folder(repo: str) -> Path | None:
-    """Where the hub's cache on this machine has what was fetched of a repository, or None."""
     try:
-        return Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
-    except (OSError, ValueError):
-        return None
-
-
-def _ask_hub(repo: str, what: str, ask: Callable[[], Answer]) -> Answer:
-    try:
-        return ask()
-    except Exception as error:  # no network, no such repository, a gated one, ...: its client raises dozens of kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise MissingWeights(
-            f"{what} of {repo} is not on this machine, and the Hugging Face hub did not give it "
-            f"({lines[0][:160].rstrip('.')}): download it from https://huggingface.co/{repo} and give its path, or "
-            f"run once with the hub in reach so that it is kept in {huggingface_hub.constants.HF_HUB_CACHE}."
-        ) from error
-
-
-def refuse_url(name: str) -> None:
-    """Raises: InvalidInput if a name is a URL: what is loaded is on this machine or in a repository of the hub."""
-    if "://" in name:
-        raise InvalidInput(f"{name[:80]!r} is a URL, which is never opened: download the file and give its path.")
+        family = family_of_class(class_name)
+    except InvalidInput as error:
+        raise InvalidInput(f"{index} cannot be used. {error}") from None
+    base = MODELS[family.base_model]
+    if class_name not in (base.pipeline, family.controlnet_class):
+        allowed = " or ".join(filter(None, (base.pipeline, family.controlnet_class)))
+        raise InvalidInput(f"{index} is of class {class_name[:80]!r}: choose a folder of {allowed}.")
+    return replace(base, pipeline=class_name, revision=None, variant=None, npnet=None)

@@ -1,4 +1,4 @@
-"""Source noise from seeds, re-denoise sampling (inversion), repaint, and figures of a noise's health.
+"""Source noise from seeds, re-denoise sampling (inversion), repaint, and statistics of a noise.
 
 Re-denoise sampling takes one denoising step with strong guidance and one inversion step back with weak guidance. What
 the difference of the two guidances says about the prompt stays in the noise.
@@ -10,12 +10,17 @@ from typing import Any
 
 import diffusers
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from .checks import check_seed
 from .errors import InvalidInput
-from .pipelines import Embeddings, denoise
+from .families import Embeddings
+from .models import Sampling
+from .pipelines import denoise
 
-MAX_SEED = 2**32 - 1
+Noise = Float[Tensor, "batch channels height width"]
+
 REDENOISE_STEPS = 10
 """The schedule of which re-denoise sampling takes the first step. Source: the paper's section 5.1."""
 
@@ -26,20 +31,18 @@ SOLVERS = {
 }
 
 
-def source_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard Gaussian noise (len(seeds), *shape), fp32 on the CPU: a row depends on its seed alone.
+def source_noise(seeds: Sequence[int], shape: Sequence[int]) -> Noise:
+    """Standard Gaussian noise, one row of `shape` per seed, fp32 on the CPU: a row depends on its seed alone.
 
     Raises: InvalidInput for a seed outside [0, 2**32 - 1].
     """
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise InvalidInput(f"The seed must be a whole number from 0 to {MAX_SEED}, got {seed}.")
-    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+    checked = [check_seed(seed) for seed in seeds]
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in checked])
 
 
 def redenoise(
     pipeline: Any,
-    source: Tensor,
+    source: Noise,
     embeddings: Embeddings,
     *,
     guidance_scale: float = 5.5,
@@ -48,15 +51,15 @@ def redenoise(
     num_steps_down: int = 1,
     solver: str = "ddim",
     evaluate_at: str = "t",
-) -> Tensor:
-    """Target noise (B, C, h, w) from source noise (B, C, h, w): one step down from T to T-k, one inversion step back.
+) -> Noise:
+    """Target noise from source noise: one step down from T to T-k, one inversion step back. Source: Eq. 12.
 
     `evaluate_at` is the timestep at which the model is asked for an inversion step: "t" (where it leads, as the
     published code and the paper's Eq. 2) or "t-k" (where the latents are). At ten steps of 1000, T is 901 and T-k is
     801 by DDIM's schedule, 811 by DPM-Solver's; the first step of either is the same function of T and T-k.
 
     Differs from the paper: `num_steps_down` steps may be taken before as many are taken back. Several small steps
-    follow the path that a picture takes, and one large step leaves it.
+    follow the path that an image takes, and one large step leaves it.
 
     Raises: InvalidInput for an unknown solver or `evaluate_at`, for fewer than 2 steps, or for more steps down than the
     schedule has before its last.
@@ -69,25 +72,23 @@ def redenoise(
     down, back = (getattr(diffusers, name) for name in SOLVERS[solver])
     config = pipeline.scheduler.config
     first = _first_steps_of(down, config, num_steps_down)
-    common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "seeds": [0] * len(source)}
-    latents = denoise(pipeline, source, embeddings, sampler=first, guidance_scale=guidance_scale, **common)
+    seeds = [0] * len(source)
+    latents = denoise(pipeline, source, embeddings, seeds, Sampling(first, num_inference_steps, guidance_scale))
     inversion = _steps_back_of(back, config, first.path, evaluate_at)
-    target = denoise(
-        pipeline, latents, embeddings, sampler=inversion, guidance_scale=inversion_guidance_scale, **common
-    )
-    return target.float().cpu()
+    back_up = Sampling(inversion, num_inference_steps, inversion_guidance_scale)
+    return denoise(pipeline, latents, embeddings, seeds, back_up).float().cpu()
 
 
 def repaint(
     pipeline: Any,
-    source: Tensor,
+    source: Noise,
     embeddings: Embeddings,
     seeds: Sequence[int],
     *,
     guidance_scale: float = 5.5,
     num_inference_steps: int = REDENOISE_STEPS,
-) -> Tensor:
-    """Noise (B, C, h, w) after one step down from T to T-k and random noise back up to T: the paper's Repaint baseline.
+) -> Noise:
+    """Noise after one step down from T to T-k and random noise back up to T: the paper's Repaint baseline.
 
     Source: Table 2 of the paper; the way up is the forward process q(x_T | x_{T-k}).
 
@@ -95,15 +96,7 @@ def repaint(
     """
     _check_num_steps(num_inference_steps)
     scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
-    latents = denoise(
-        pipeline,
-        source,
-        embeddings,
-        seeds,
-        sampler=scheduler,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-    )
+    latents = denoise(pipeline, source, embeddings, seeds, Sampling(scheduler, num_inference_steps, guidance_scale))
     noisy, cleaner = scheduler.path
     kept = scheduler.alphas_cumprod[noisy] / scheduler.alphas_cumprod[cleaner]
     # Other numbers than the source's own, or the fresh noise would be the source noise again.
@@ -111,16 +104,16 @@ def repaint(
     return kept.sqrt() * latents.float().cpu() + (1 - kept).sqrt() * fresh
 
 
-def at_length_of(source: Tensor, other: Tensor) -> Tensor:
-    """The source noise times one number for each row, so that it is as long as `other`; both (B, C, h, w)."""
+def at_norm_of(source: Noise, other: Noise) -> Noise:
+    """The source noise times one number per row, so that its norm is that of `other`."""
     return source * other.flatten(1).norm(dim=1).div(source.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
 
 
-def random_change(source: Tensor, other: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Noise (B, C, h, w) as far from the source noise as `other` is, row by row, in a random direction."""
+def random_change(source: Noise, other: Noise, seeds: Sequence[int]) -> Noise:
+    """Noise as far from the source noise as `other` is, row by row, in a random direction."""
     direction = source_noise([(seed + 2**30) % 2**32 for seed in seeds], source.shape[1:])
-    length = (other - source).flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)
-    return source + direction * length[:, None, None, None]
+    distance = (other - source).flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)
+    return source + direction * distance[:, None, None, None]
 
 
 def _model_config(config: Any) -> dict:
@@ -184,11 +177,11 @@ def _spacing(scheduler_class: Any) -> dict:
     return {name: value for name, value in wanted.items() if name in accepted}
 
 
-def noise_health(noise: Tensor, source: Tensor | None = None) -> dict[str, Tensor]:
-    """Figures (B,), one per row, that are near 0, 1 and 1 for white unit noise: mean, std, spectrum flatness.
+def noise_health(noise: Noise, source: Noise | None = None) -> dict[str, Float[Tensor, " batch"]]:
+    """Statistics of each row that are near 0, 1 and 1 for white noise of unit variance: mean, std, flatness.
 
     Flatness is the geometric over the arithmetic mean of the power spectrum, averaged over rings of equal frequency so
-    that white noise comes near 1 whatever its sample. With `source`: rms distance to it and cosine with it.
+    that white noise is near 1 whatever its sample. With `source`: rms distance to it and cosine with it.
     """
     flat = noise.flatten(1).float()
     figures = {"mean": flat.mean(1), "std": flat.std(1), "flatness": spectrum_flatness(noise)}
@@ -199,8 +192,8 @@ def noise_health(noise: Tensor, source: Tensor | None = None) -> dict[str, Tenso
     return figures
 
 
-def spectrum_flatness(noise: Tensor, num_rings: int = 8) -> Tensor:
-    """(B,) geometric over arithmetic mean of the power in rings of spatial frequency, from 0 to 1 (white)."""
+def spectrum_flatness(noise: Noise, num_rings: int = 8) -> Float[Tensor, " batch"]:
+    """Geometric over arithmetic mean of the power in rings of spatial frequency, from 0 to 1 (white)."""
     power = torch.fft.fft2(noise.float(), norm="ortho").abs().square().mean(1)
     _, height, width = power.shape
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])

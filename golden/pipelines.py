@@ -3,6 +3,7 @@
 The pipeline itself stays unchanged: golden noise enters as the `latents` argument that every diffusers pipeline has.
 """
 
+import inspect
 import json
 import logging
 import warnings
@@ -10,32 +11,34 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import numpy as np
 import torch
 import transformers
+from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import BadWeights, GoldenError, InvalidInput, MissingWeights
+from .families import Embeddings, find_family
 from .files import load_weights
-from .models import ModelSpec, fetch_file, find_file
+from .hub import fetch_file, find_file
+from .models import ModelSpec, Sampling
 from .samplers import make_sampler, remember_clean_estimate
 
-logger = logging.getLogger("golden")
+if TYPE_CHECKING:
+    from .model import Model
 
-Embeddings = dict[str, Tensor]
-"""What a pipeline is told to paint (`prompt_embeds`, ..., a ControlNet's `image`), each with one row per prompt."""
+logger = logging.getLogger("golden")
 
 OnStep = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, x0 estimate) after every step; may raise to stop the run."""
 
 _CACHED_PROMPTS = 64  # of SDXL 40 MB in half precision
 _ENCODED_AT_ONCE = 64
-_NUM_TOKENS = 77  # of CLIP's text encoders, start and end marks included
 _DECODED_AT_ONCE = 8  # more are slower on a CPU, whose cache they leave, and no faster on a GPU
 
 MEMORY_MODES = ("auto", "high", "low")
@@ -46,35 +49,35 @@ _TILE = 64  # cells of latents, along a side, that the VAE decodes at once where
 
 
 def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | None = None, memory: str = "high") -> Any:
-    """Load a model's diffusers pipeline; half precision on a GPU and fp32 on the CPU unless told.
+    """Load a model's diffusers pipeline; half precision on a GPU and fp32 on the CPU by default.
 
     `memory` is one of MEMORY_MODES: "high" puts everything on the device at once; "low" is for cards of 8 to 12 GB
-    (`spare_memory`); "auto" is high where everything fits in what is free, and says which it chose.
+    (`spare_memory`); "auto" is high if everything fits into free memory, and logs its choice.
 
-    Raises: MissingWeights if it is neither on this machine nor to be fetched; BadWeights if it is damaged; InvalidInput
-    for an unknown memory mode.
+    Raises: MissingWeights if it is neither on this machine nor can be fetched; BadWeights if it is damaged;
+    InvalidInput for an unknown memory mode.
     """
     if memory not in MEMORY_MODES:
         raise InvalidInput(f"Unknown memory mode {memory!r}: choose one of {', '.join(MEMORY_MODES)}.")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     pipeline_class = getattr(diffusers, spec.pipeline)
     where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
-    parts: dict[str, Any] = {"add_watermarker": False} if "XL" in spec.pipeline else {}
-    with _explained(f"The model {spec.name!r}", spec.repo):
-        if spec.unet:
-            parts["unet"] = _load_unet(spec, spec.unet, dtype)
-        if spec.controlnet:
-            parts["controlnet"] = _load_controlnet(spec.controlnet, dtype)
+    parts = spec.family.load_arguments()
+    with _explain(f"The model {spec.name!r}", spec.repo):
+        if spec.parts.unet:
+            parts["unet"] = _load_unet(spec, spec.parts.unet, dtype)
+        if spec.parts.controlnet:
+            parts["controlnet"] = _load_controlnet(spec.parts.controlnet, dtype)
         if not Path(spec.repo).exists():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # diffusers gives the hub's client arguments that are deprecated
+                warnings.simplefilter("ignore")  # diffusers passes deprecated arguments to the hub's client
                 pipeline_class.download(spec.repo, **where, **parts)  # gigabytes: its progress is shown
         with _quiet():
             pipeline = pipeline_class.from_pretrained(spec.repo, dtype=dtype, **where, **parts)
-            if spec.timestep_spacing:
-                spacing = {"timestep_spacing": spec.timestep_spacing}
+            if spec.parts.timestep_spacing:
+                spacing = {"timestep_spacing": spec.parts.timestep_spacing}
                 pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **spacing)
-            for lora in spec.loras:
+            for lora in spec.parts.loras:
                 _fuse_lora(pipeline, lora)
             pipeline.set_progress_bar_config(disable=True)
     if memory == "auto":
@@ -101,13 +104,13 @@ def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:
 
 
 def _load_controlnet(controlnet: str, dtype: torch.dtype) -> Any:
-    with _quiet(), _explained("The ControlNet", controlnet), warnings.catch_warnings():
+    with _quiet(), _explain("The ControlNet", controlnet), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for the whole pipeline
         return diffusers.ControlNetModel.from_pretrained(controlnet, dtype=dtype, use_safetensors=True)
 
 
 @contextmanager
-def _explained(what: str, repo: str) -> Iterator[None]:
+def _explain(what: str, repo: str) -> Iterator[None]:
     """Raises: BadWeights or MissingWeights, each one sentence, where diffusers fails to load a repository or folder."""
     try:
         yield
@@ -177,8 +180,8 @@ def choose_memory(device: str, needed: int) -> str:
 def spare_memory(pipeline: Any, device: str) -> Any:
     """Let a pipeline live in RAM and bring to the device only the part that works; `denoise` then takes rows in turn.
 
-    The VAE decodes one picture at a time, in tiles. Where they meet they are blended; a tile's contrast is normalised
-    by itself, so that a picture of more than one tile (above 512 x 512) differs a little from one decoded whole.
+    The VAE decodes one image at a time, in tiles. Where they meet they are blended; a tile's contrast is normalised
+    by itself, so that an image of more than one tile (above 512 x 512) differs slightly from one decoded whole.
     """
     vae = pipeline.vae
     vae.enable_slicing()
@@ -197,57 +200,43 @@ def is_spared(pipeline: Any) -> bool:
 # --- sizes and prompts ------------------------------------------------------------------------------------------------
 
 
-def is_hunyuan(pipeline: Any) -> bool:
-    """Whether a pipeline is of Hunyuan-DiT's family, with two text encoders of different lengths; else it is SDXL's."""
-    return any(parent.__name__.startswith("HunyuanDiT") for parent in type(pipeline).__mro__)
-
-
 def network_of(pipeline: Any) -> Any:
     """The network that denoises: SDXL's UNet or Hunyuan-DiT's transformer."""
-    return pipeline.transformer if is_hunyuan(pipeline) else pipeline.unet
+    return find_family(pipeline).network(pipeline)
 
 
 def latent_shape(pipeline: Any, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-    """(channels, height, width) of the latents of a picture of height x width pixels; the model's own size by default.
+    """(channels, height, width) of the latents of an image of height x width pixels; by default the native size.
 
-    Raises: InvalidInput for a size that is no multiple of what the model paints in one piece (8 pixels; 16 for DiT).
+    Raises: InvalidInput for a size that is not a multiple of the model's smallest step (8 pixels; 16 for DiT).
     """
-    network = network_of(pipeline)
-    size = network.config.sample_size
-    scale = pipeline.vae_scale_factor
-    step = scale * getattr(network.config, "patch_size", 1)
-    for name, pixels in (("height", height), ("width", width)):
-        if pixels is not None and (pixels < step or pixels % step):
-            raise InvalidInput(f"The {name} must be a multiple of {step} pixels, got {pixels}.")
-    # Not the network's number of channels: an inpainting UNet is shown a mask and the masked picture, too.
-    channels = pipeline.vae.config.latent_channels
-    return channels, (height // scale if height else size), (width // scale if width else size)
+    return find_family(pipeline).latent_shape(pipeline, height, width)
 
 
 def find_cut(pipeline: Any, prompt: str) -> str:
-    """The end of a prompt that is beyond what the text encoders (and NPNet) read, "" where they read all of it.
+    """The end of a prompt that is beyond what the text encoders (and NPNet) read, "" if they read all of it.
 
-    SDXL reads 77 tokens, two of which mark start and end. Of Hunyuan-DiT's two encoders the first, which NPNet sees,
-    reads as many, and the second 256.
+    SDXL reads 77 tokens, two of which mark start and end. Of Hunyuan-DiT's two encoders the first, which NPNet reads,
+    takes as many, and the second 256.
     """
-    tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
-    tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
-    kept = min(tokenizer.model_max_length, _NUM_TOKENS) - 1  # the end mark takes one
-    return tokenizer.decode(tokens[kept:-1]).strip() if len(tokens) > kept + 1 else ""
+    return find_family(pipeline).find_cut(pipeline, prompt)
 
 
-def say_what_is_cut(pipeline: Any, prompts: Sequence[str]) -> None:
+def warn_of_cut(pipeline: Any, prompts: Sequence[str]) -> None:
     """Log a sentence for each prompt that is longer than the model reads."""
+    family = find_family(pipeline)
     for prompt in prompts:
-        if cut := find_cut(pipeline, prompt):
-            logger.warning("The prompt is longer than the %d tokens that the model reads: %r is cut.", _NUM_TOKENS, cut)
+        if cut := family.find_cut(pipeline, prompt):
+            logger.warning(
+                "The prompt is longer than the %d tokens that the model reads: %r is cut.", family.num_tokens, cut
+            )
 
 
 def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
     """The embeddings of prompts (at least one), the last 64 of which are kept with the pipeline; one row per prompt.
 
-    The keys are the keyword arguments that the pipeline's call takes. What of a prompt is beyond the 77 tokens that
-    the model reads is cut, and a logged sentence names it.
+    The keys are keyword arguments of the pipeline's call. A prompt is cut after the tokens that the model reads, and a
+    logged sentence names what is cut.
     """
     cache: OrderedDict[str, Embeddings] = pipeline.__dict__.setdefault("_golden_embeddings", OrderedDict())
     missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in cache))
@@ -265,46 +254,22 @@ def encode_prompts(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
 
 
 def encode_anew(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
-    """`encode_prompts` in one batch and without its memory, for a pipeline whose text encoders may have changed."""
-    say_what_is_cut(pipeline, prompts)
-    with _quiet():  # diffusers would say the same, at greater length
-        encoded = (_encode_hunyuan if is_hunyuan(pipeline) else _encode_sdxl)(pipeline, list(prompts))
+    """`encode_prompts` in one batch and without its cache, for a pipeline whose text encoders may have changed."""
+    warn_of_cut(pipeline, prompts)
+    # Not inference_mode: what it makes cannot take part in a loss, and NPNet is trained through the sampler, too.
+    with _quiet(), torch.no_grad():  # quiet, since diffusers would repeat the warning at greater length
+        encoded = find_family(pipeline).encode(pipeline, list(prompts))
     pipeline.maybe_free_model_hooks()
     return encoded
 
 
-@torch.inference_mode()
-def _encode_sdxl(pipeline: Any, prompts: list[str]) -> Embeddings:
-    encoded = pipeline.encode_prompt(prompts, device=pipeline._execution_device, do_classifier_free_guidance=True)
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    return dict(zip(names, encoded, strict=True))
+# --- from noise to images ---------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def _encode_hunyuan(pipeline: Any, prompts: list[str]) -> Embeddings:
-    """Two encoders of different lengths, CLIP's and T5's, and both are told which tokens count."""
-    embeddings: Embeddings = {}
-    for index, (suffix, num_tokens) in enumerate((("", _NUM_TOKENS), ("_2", 256))):
-        encoded = pipeline.encode_prompt(
-            prompts,
-            device=pipeline._execution_device,
-            dtype=pipeline.transformer.dtype,
-            do_classifier_free_guidance=True,
-            max_sequence_length=num_tokens,
-            text_encoder_index=index,
-        )
-        names = ("prompt_embeds", "negative_prompt_embeds", "prompt_attention_mask", "negative_prompt_attention_mask")
-        embeddings |= dict(zip((name + suffix for name in names), encoded, strict=True))
-    return embeddings
-
-
-# --- from noise to pictures -------------------------------------------------------------------------------------------
-
-
-def add_control(pipeline: Any, embeddings: Embeddings, picture: Image.Image, shape: tuple[int, int, int]) -> Embeddings:
-    """The embeddings with a control picture in every row, of the size of pictures whose latents have `shape`."""
+def add_control(pipeline: Any, embeddings: Embeddings, image: Image.Image, shape: tuple[int, int, int]) -> Embeddings:
+    """The embeddings with a control image in every row, at the size of images whose latents have `shape`."""
     height, width = (side * pipeline.vae_scale_factor for side in shape[1:])
-    pixels = images_to_pixels([picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)]) / 2 + 0.5
+    pixels = images_to_pixels([image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)]) / 2 + 0.5
     return embeddings | {"image": pixels.repeat(len(embeddings["prompt_embeds"]), 1, 1, 1)}
 
 
@@ -313,38 +278,52 @@ def repeat_embeddings(embeddings: Embeddings, times: int) -> Embeddings:
     return {name: torch.cat([value] * times) for name, value in embeddings.items()}
 
 
-@torch.inference_mode()
-def denoise(
-    pipeline: Any,
-    noise: Tensor,
+def sample_images(
+    model: "Model",
+    noise: Float[Tensor, "batch channels height width"],
     embeddings: Embeddings,
     seeds: Sequence[int],
+    sampling: Sampling,
     *,
-    sampler: str | Any = "ddim",
-    num_inference_steps: int,
-    guidance_scale: float,
     on_step: OnStep | None = None,
-) -> Tensor:
-    """Run the pipeline from noise (B, C, h, w) to finished latents (B, C, h, w).
+) -> list[Image.Image]:
+    """Images from noise, one per row: the tail that app, benchmark, pair collection and library share.
 
-    `seeds` (one per row) seed the step noise of ancestral samplers, so that rows with the same seed get the same.
-    `sampler` is a name of SAMPLERS or a scheduler. Where memory is low (`is_spared`) the rows go through one after the
-    other, and `on_step` counts the steps of all and sees the estimate of the row at work. Not safe to call twice at a
-    time on one pipeline.
+    Arguments as for `denoise`.
     """
-    rows_a_turn = 1 if is_spared(pipeline) else len(noise)
-    num_turns = len(noise) // rows_a_turn
+    return decode(model.pipeline, denoise(model.pipeline, noise, embeddings, seeds, sampling, on_step=on_step))
+
+
+def denoise(
+    pipeline: Any,
+    noise: Float[Tensor, "batch channels height width"],
+    embeddings: Embeddings,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    on_step: OnStep | None = None,
+    grad: bool = False,
+) -> Float[Tensor, "batch channels height width"]:
+    """Run the pipeline from noise to finished latents.
+
+    `seeds` (one per row) seed the step noise of ancestral samplers, so that rows with equal seeds get equal step noise.
+    If memory is low (`is_spared`) the rows are denoised one after the other, and `on_step` counts the steps of all and
+    receives the estimate of the current row. With `grad`, gradients flow from the latents to the noise. Not safe to
+    call twice at a time on one pipeline.
+    """
+    rows_per_turn = 1 if is_spared(pipeline) else len(noise)
+    num_turns = len(noise) // rows_per_turn
     own_scheduler = pipeline.scheduler
+    sampler = sampling.sampler
     scheduler = make_sampler(sampler, own_scheduler.config) if isinstance(sampler, str) else sampler
     if on_step:
         remember_clean_estimate(scheduler)
-
-    # Or Hunyuan-DiT's pipeline would change the size to one of its list, and the noise would not fit.
-    own_arguments = {"use_resolution_binning": False} if is_hunyuan(pipeline) else {}
+    # Pipelines switch gradients off in a decorator of their call.
+    call = inspect.unwrap(type(pipeline).__call__) if grad else type(pipeline).__call__
     _, _, height, width = noise.shape
 
     def take_turn(turn: int) -> Tensor:
-        rows = slice(turn * rows_a_turn, (turn + 1) * rows_a_turn)
+        rows = slice(turn * rows_per_turn, (turn + 1) * rows_per_turn)
 
         def after_step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
             if on_step:
@@ -352,57 +331,72 @@ def denoise(
                 on_step(turn * steps + index + 1, num_turns * steps, scheduler.clean_estimate)
             return {}
 
-        return pipeline(
+        return call(
+            pipeline,
             **{name: value[rows] for name, value in embeddings.items()},
             latents=noise[rows].to(pipeline._execution_device, pipeline.dtype),
             height=height * pipeline.vae_scale_factor,
             width=width * pipeline.vae_scale_factor,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]],
             callback_on_step_end=after_step,
             output_type="latent",
-            **own_arguments,
+            **find_family(pipeline).call_arguments(),
         ).images
 
     try:
         pipeline.scheduler = scheduler
-        return torch.cat([take_turn(turn) for turn in range(num_turns)])
+        with torch.set_grad_enabled(grad), torch.inference_mode(not grad):
+            return torch.cat([take_turn(turn) for turn in range(num_turns)])
     finally:
         pipeline.scheduler = own_scheduler
         pipeline.maybe_free_model_hooks()
 
 
 @torch.inference_mode()
-def decode(pipeline: Any, latents: Tensor) -> list[Image.Image]:
-    """Finished latents (B, C, h, w) to RGB pictures.
+def decode(pipeline: Any, latents: Float[Tensor, "batch channels height width"]) -> list[Image.Image]:
+    """Finished latents to RGB images."""
+    with _decoder(pipeline):
+        parts = [_decode(pipeline, part) for part in latents.split(_DECODED_AT_ONCE)]
+    return [image for part in parts for image in pixels_to_images(part)]
 
-    Where the VAE's configuration says that it overflows in half precision (SDXL's own does), it decodes in fp32.
-    """
+
+def decode_pixels(
+    pipeline: Any, latents: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch 3 image_height image_width"]:
+    """Finished latents to pixels, in [-1, 1] but for small overshoots; gradients flow if they are enabled."""
+    with _decoder(pipeline):
+        return _decode(pipeline, latents)
+
+
+def _decode(pipeline: Any, latents: Tensor) -> Tensor:
+    scaled = find_family(pipeline).unscale_latents(pipeline, latents.to(pipeline.vae.dtype))
+    return pipeline.vae.decode(scaled, return_dict=False)[0]
+
+
+@contextmanager
+def _decoder(pipeline: Any) -> Iterator[None]:
+    """A VAE whose configuration says that it overflows in half precision (SDXL's own does) decodes in fp32."""
     vae = pipeline.vae
     overflows = vae.dtype == torch.float16 and vae.config.force_upcast
     try:
         if overflows:
             vae.float()
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-        return [
-            image
-            for part in scaled.split(_DECODED_AT_ONCE)
-            for image in pixels_to_images(vae.decode(part, return_dict=False)[0])
-        ]
+        yield
     finally:
-        if overflows:
+        if overflows and not torch.is_grad_enabled():  # a backward pass still needs the fp32 weights
             vae.half()
         pipeline.maybe_free_model_hooks()
 
 
-def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size to a tensor (B, 3, H, W) in [-1, 1]."""
+def images_to_pixels(images: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
+    """RGB images of one size to pixels in [-1, 1]."""
     arrays = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
-    """A tensor (B, 3, H, W) in [-1, 1] to RGB pictures."""
+def pixels_to_images(pixels: Float[Tensor, "batch 3 height width"]) -> list[Image.Image]:
+    """Pixels in [-1, 1] to RGB images."""
     arrays = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]

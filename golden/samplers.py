@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffusers
 import numpy as np
-from diffusers.schedulers import AysSchedules
-from torch import Tensor
 
+from .checks import check_name
 from .errors import InvalidInput
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and a list of names needs none of it
+    from torch import Tensor
 
 # What SDXL's configuration says and some schedulers' own defaults contradict (they would clip the latents).
 _COMMON = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
@@ -31,6 +32,8 @@ def _factory(class_name: str, aligned: bool = False, **settings: Any) -> Callabl
     """A function from a model's scheduler configuration to a fresh scheduler of a class, with `align_steps` or not."""
 
     def make(config: Mapping) -> Any:
+        import diffusers
+
         scheduler_class = getattr(diffusers, class_name)
         if aligned:
             scheduler_class = _align(scheduler_class)
@@ -62,6 +65,8 @@ def align_steps(num_inference_steps: int, levels: np.ndarray) -> list[int]:
 
     Raises: InvalidInput for a model with other noise levels than SDXL's.
     """
+    from diffusers.schedulers import AysSchedules
+
     published = AysSchedules["StableDiffusionXLTimesteps"]
     expected = AysSchedules["StableDiffusionXLSigmas"][:-1]
     if len(levels) != 1000 or not np.allclose(levels[published], expected, rtol=0.02):
@@ -98,9 +103,7 @@ MAX_STEPS_OF = {"lcm": 50, "tcd": 50, "dpm_ays": 50, "euler_ays": 50}
 
 def make_sampler(name: str, config: Mapping) -> Any:
     """A fresh scheduler by name. Raises: InvalidInput listing the valid names."""
-    if name not in SAMPLERS:
-        raise InvalidInput(f"Unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}.")
-    return SAMPLERS[name](config)
+    return SAMPLERS[check_name("sampler", name, SAMPLERS)](config)
 
 
 def remember_clean_estimate(scheduler: Any) -> Any:
@@ -108,12 +111,14 @@ def remember_clean_estimate(scheduler: Any) -> Any:
 
     Most schedulers return it; the multistep ones do not, and there it follows from the model's output.
     """
+    import diffusers
+
     # TCD's second value is a noised sample.
     returns_estimate = not isinstance(scheduler, diffusers.TCDScheduler)
     step = scheduler.step
 
     @wraps(step)  # pipelines look at the signature for `eta` and `generator`
-    def remembering_step(model_output: Tensor, timestep, sample: Tensor, *args: Any, **kwargs: Any):
+    def remembering_step(model_output: "Tensor", timestep, sample: "Tensor", *args: Any, **kwargs: Any):
         output = step(model_output, timestep, sample, *args, **kwargs)
         returned = output if isinstance(output, tuple) else output.to_tuple()
         if returns_estimate and len(returned) > 1:
@@ -126,7 +131,7 @@ def remember_clean_estimate(scheduler: Any) -> Any:
     return scheduler
 
 
-def _clean(scheduler: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+def _clean(scheduler: Any, model_output: "Tensor", timestep: Any, sample: "Tensor") -> "Tensor":
     """x0 from x_t and the model's output, for variance-preserving schedulers."""
     signal = scheduler.alphas_cumprod.to(sample.device, sample.dtype)[int(timestep)]
     if scheduler.config.prediction_type == "v_prediction":

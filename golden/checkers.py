@@ -1,0 +1,80 @@
+"""Checkers: what an image must show for its prompt, decided by rule and not by a preference model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import InvalidInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+FAULTS = ("unclear", "missing", "extra", "count", "shape", "colour", "position", "background")
+"""Kinds of fault. The first that applies is an image's main one: what is unclear may explain the others."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an image shows what the prompt asks for, with one reason for each thing asked.
+
+    `attributes` lists each checked attribute with its outcome; `score` is the share that holds, from 0 to 1. `faults`
+    lists kinds of FAULTS in that order, none if the image is right.
+    """
+
+    correct: bool
+    reasons: tuple[str, ...]
+    attributes: tuple[tuple[str, bool], ...]
+    faults: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        return sum(ok for _, ok in self.attributes) / len(self.attributes)
+
+    @property
+    def fault(self) -> str | None:
+        """The main fault, None if the image is right."""
+        return self.faults[0] if self.faults else None
+
+    def __str__(self) -> str:
+        return ("right: " if self.correct else "wrong: ") + "; ".join(self.reasons)
+
+
+class Checker(Protocol):
+    """Checks images of one kind of prompt.
+
+    `examples` are prompts to start from. `unrelated` are two more, so that one of them always differs from a user's
+    own: what NPNet is given as a mismatched prompt.
+    """
+
+    name: str
+    examples: tuple[str, ...]
+    unrelated: tuple[str, str]
+
+    def validate_prompt(self, prompt: str) -> None:
+        """Raises: InvalidInput if no image can be checked against this prompt."""
+
+    def check(self, prompt: str, image: "Image.Image") -> Verdict:
+        """The verdict on an image. Raises: as `validate_prompt`."""
+        ...
+
+    def sample_prompts(self, rng: "np.random.Generator", held_out: bool = False) -> Iterator[str]:
+        """Endless random prompts: for training or, `held_out`, of what training never sees."""
+        ...
+
+
+CHECKERS = {"shapes": "golden.shapes.checker:ShapesChecker"}
+"""name -> "module:class", imported on first use: a checker may bring large libraries."""
+
+
+@cache
+def find_checker(name: str | None) -> Checker | None:
+    """A checker by name, None for None. Raises: InvalidInput listing the names."""
+    if name is None:
+        return None
+    if name not in CHECKERS:
+        raise InvalidInput(f"Unknown checker {name[:40]!r}: choose one of {', '.join(CHECKERS)}.")
+    module, _, class_name = CHECKERS[name].partition(":")
+    return getattr(import_module(module), class_name)()

@@ -1,0 +1,26 @@
+"""The families of pipelines that golden noise is made for. A new one is one file here and its line in FAMILIES."""
+
+from typing import Any
+
+from ..errors import InvalidInput
+from .base import Embeddings, Family
+from .hunyuan import HunyuanDiT
+from .sdxl import StableDiffusionXL
+
+__all__ = ["FAMILIES", "Embeddings", "Family", "family_of_class", "find_family"]
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusionXL(), HunyuanDiT())}
+
+
+def find_family(pipeline: Any) -> Family:
+    """The family of a loaded pipeline. Raises: InvalidInput listing the families."""
+    return family_of_class(*(parent.__name__ for parent in type(pipeline).__mro__))
+
+
+def family_of_class(*class_names: str) -> Family:
+    """The family of a pipeline class, from its name and those of its parents. Raises: InvalidInput."""
+    for family in FAMILIES.values():
+        if any(name.startswith(family.class_prefix) for name in class_names):
+            return family
+    supported = ", ".join(f"{family.title} ({family.class_prefix}...)" for family in FAMILIES.values())
+    raise InvalidInput(f"Golden noise supports the pipelines of {supported}; this is a {class_names[0][:80]!r}.")

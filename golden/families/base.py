@@ -1,0 +1,82 @@
+"""What differs between families of pipelines, and nothing else in golden knows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Embeddings = dict[str, "Tensor"]
+"""What conditions a pipeline (`prompt_embeds`, ..., a ControlNet's `image`): keyword arguments of its call, each with
+one row per prompt."""
+
+
+class Family:
+    """One kind of diffusers pipelines. A family overrides what is not as here."""
+
+    name: str
+    title: str
+    class_prefix: str
+    """How the names of the family's pipeline classes begin."""
+    base_model: str
+    """The name in MODELS whose settings other models of the family start from."""
+    npnets: tuple[str, ...] = ()
+    """Published NPNets, as named in NPNETS, that fit pipelines of the family; the base model's first."""
+    controlnet_class: str | None = None
+    """The pipeline class that a ControlNet steers, None if the family has none."""
+    num_tokens = 77
+    """The tokens of a prompt that NPNet reads, start and end marks included."""
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` beyond those that all families take."""
+        return {}
+
+    def call_arguments(self) -> dict[str, Any]:
+        """Arguments of the pipeline's call beyond those that all families take."""
+        return {}
+
+    def network(self, pipeline: Any) -> Any:
+        """The network that denoises."""
+        raise NotImplementedError
+
+    def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
+        """The embeddings of prompts, positive and negative, one row per prompt."""
+        raise NotImplementedError
+
+    def embedding_dim(self, pipeline: Any) -> int:
+        """The width of the prompt embeddings that NPNet reads."""
+        return int(self.network(pipeline).config.cross_attention_dim)
+
+    def latent_shape(self, pipeline: Any, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of an image of height x width pixels, native if None.
+
+        Raises: InvalidInput for a size that is not a multiple of the model's smallest step in pixels.
+        """
+        config = self.network(pipeline).config
+        scale = pipeline.vae_scale_factor
+        step = scale * getattr(config, "patch_size", 1)
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels is not None and (pixels < step or pixels % step):
+                raise InvalidInput(f"The {name} must be a multiple of {step} pixels, got {pixels}.")
+        # Not the network's number of channels: an inpainting UNet also sees a mask and the masked image.
+        channels = pipeline.vae.config.latent_channels
+        size = config.sample_size
+        return channels, (height // scale if height else size), (width // scale if width else size)
+
+    def find_cut(self, pipeline: Any, prompt: str) -> str:
+        """The end of a prompt that lies beyond the tokens that model and NPNet read, "" if there is none."""
+        tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
+        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
+        kept = min(tokenizer.model_max_length, self.num_tokens) - 1  # the end mark takes one
+        return tokenizer.decode(tokens[kept:-1]).strip() if len(tokens) > kept + 1 else ""
+
+    def unscale_latents(self, pipeline: Any, latents: "Tensor") -> "Tensor":
+        """Finished latents (B, C, h, w) as the VAE's decoder expects them."""
+        return latents / pipeline.vae.config.scaling_factor
+
+
+def name_outputs(names: Sequence[str], outputs: Sequence["Tensor"]) -> Embeddings:
+    """The outputs of a pipeline's `encode_prompt` by the arguments of its call that take them."""
+    return dict(zip(names, outputs, strict=True))

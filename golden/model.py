@@ -1,0 +1,81 @@
+"""A loaded model: its pipeline, its NPNet, its checker, and the lock that gives one run at a time the pipeline."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkers import Checker, find_checker
+from .errors import InvalidInput, MissingWeights
+from .families import Family, find_family
+from .models import ModelSpec, find_model
+from .npnet import NPNet, load_npnet
+from .pipelines import is_spared, load_pipeline
+
+
+@dataclass
+class Model:
+    """A loaded model; `npnet` is None if it has none."""
+
+    spec: ModelSpec
+    pipeline: Any
+    npnet: NPNet | None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def family(self) -> Family:
+        return find_family(self.pipeline)
+
+    @property
+    def checker(self) -> Checker | None:
+        return find_checker(self.spec.checker)
+
+
+def load_model(
+    name: str = "shapes",
+    *,
+    npnet: str | Path | None = None,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    memory: str = "high",
+) -> Model:
+    """Load a model of MODELS (or a diffusers folder) with its NPNet, or with `npnet`, a file or a name of NPNETS.
+
+    A model whose own NPNet cannot be fetched loads without it, since other arms need none. `memory` is one of
+    pipelines.MEMORY_MODES; if it is low, NPNet stays on the CPU, where it takes a tenth of a second.
+
+    Raises: InvalidInput for an unknown name or a device that torch lacks here; MissingWeights or BadWeights if weights
+    are missing or do not fit.
+    """
+    spec = find_model(name)
+    device = pick_device(device)
+    weights = npnet or spec.npnet
+    try:
+        network = load_npnet(weights) if weights else None
+    except MissingWeights:
+        if npnet:
+            raise
+        network = None
+    pipeline = load_pipeline(spec, device, dtype, memory)
+    if network and not is_spared(pipeline):
+        network.to(device)
+    return Model(spec, pipeline, network)
+
+
+def pick_device(name: str = "auto") -> str:
+    """A torch device by name; "auto" is CUDA if there is one, else MPS, else the CPU.
+
+    Raises: InvalidInput for a device that torch does not have here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter if torch was built without it
+        reason = str(error).splitlines()[0][:200]
+        raise InvalidInput(f"The model cannot run on {name!r}: {reason}") from None
+    return name
