@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .errors import InvalidInput
 
@@ -42,6 +42,7 @@ class Verdict:
         return ("right: " if self.correct else "wrong: ") + "; ".join(self.reasons)
 
 
+@runtime_checkable
 class Checker(Protocol):
     """Checks images of one kind of prompt.
 
@@ -62,6 +63,10 @@ class Checker(Protocol):
 
     def sample_prompts(self, rng: "np.random.Generator", held_out: bool = False) -> Iterator[str]:
         """Endless random prompts: for training or, `held_out`, of what training never sees."""
+        ...
+
+    def sample_examples(self, rng: "np.random.Generator") -> Iterator[tuple[str, "Image.Image", bool]]:
+        """Endless training prompts with an image each and whether it is right, without any model; may yield none."""
         ...
 
 

@@ -1,6 +1,12 @@
-"""Tiny random-weight pipelines of the real classes, saved as folders and loaded as any model is."""
+"""Tiny random-weight pipelines of the real classes, saved as folders and loaded as any model is.
+
+Everything is made from fixed seeds in folders of pytest's own, so that several workers (pytest -n 2 --dist loadfile)
+neither wait for one another nor write to the same place.
+"""
 
 import json
+import sys
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,16 +17,41 @@ import pytest
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler
+from jaxtyping import install_import_hook
 from PIL import Image
 from tokenizers import pre_tokenizers
 
-from golden.compare import Model, load_model
+if "golden" not in sys.modules:  # this file is imported twice: by pytest, and by tests that use what it defines
+    # Every annotation in golden is checked at run time, shapes and precisions of tensors included; to tell whether
+    # something follows a protocol, Python wants to be asked for it at each protocol, or here once for all.
+    typing.Protocol._is_runtime_protocol = True
+    install_import_hook("golden", "beartype.beartype")
+
+from golden.arms import find_arm
 from golden.errors import MissingWeights
 from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
 from golden.judges.inputs import load_tokenizer
+from golden.model import Model, load_model
 from golden.models import MODELS
-from golden.npnet import NPNet, NPNetConfig, SwinConfig, save_npnet
+from golden.npnet import (
+    LayoutConfig,
+    NPNet,
+    NPNetConfig,
+    ResidualConfig,
+    SingularConfig,
+    SwinConfig,
+    TextConfig,
+    save_npnet,
+)
 from golden.pipelines import Embeddings
+from golden.request import CompareRequest
+from golden.shapes import parse_caption
+
+# What people type or files hold comes here before anything has looked at it, and is refused in a sentence of golden's
+# own.
+CONFIGS = (NPNetConfig, ResidualConfig, SingularConfig, SwinConfig, TextConfig, LayoutConfig)
+for takes_anything in (find_arm, parse_caption, *(config.__init__ for config in (CompareRequest, *CONFIGS))):
+    takes_anything.__no_type_check__ = True
 
 SIZE = 8
 """Latents of the tiny models are (4, SIZE, SIZE)."""
@@ -183,23 +214,22 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_npnet_file(tmp_path_factory) -> Path:
     """An NPNet for the tiny models with random weights, alpha and beta away from zero."""
+    swin = SwinConfig(
+        image_size=SIZE,
+        patch_size=2,
+        embed_dim=8,
+        depths=(1, 1),
+        num_heads=(2, 4),
+        window_size=2,
+        misread_features=False,
+    )
     config = NPNetConfig(
         height=SIZE,
         width=SIZE,
         num_tokens=NUM_TOKENS,
         embedding_dim=EMBEDDING_DIM,
-        svd_hidden=16,
-        svd_output_hidden=32,
-        canonical_signs=True,
-        swin=SwinConfig(
-            image_size=SIZE,
-            patch_size=2,
-            embed_dim=8,
-            depths=(1, 1),
-            num_heads=(2, 4),
-            window_size=2,
-            misread_features=False,
-        ),
+        singular=SingularConfig(hidden=16, output_hidden=32, canonical_signs=True),
+        residual=ResidualConfig(swin=swin),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -220,8 +250,9 @@ def tiny_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
 
 @pytest.fixture(scope="session")
 def tiny_shapes(tiny_model) -> Model:
-    """The same, passing for the embedded model: prompts are captions, and pictures are checked."""
-    return Model(replace(tiny_model.spec, name="shapes"), tiny_model.pipeline, tiny_model.npnet)
+    """The same as if it were the embedded model: prompts are captions, and images are checked."""
+    spec = replace(tiny_model.spec, name="shapes", checker="shapes")
+    return Model(spec, tiny_model.pipeline, tiny_model.npnet)
 
 
 @pytest.fixture(scope="module")
@@ -247,12 +278,12 @@ def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
 
 @pytest.fixture(scope="session")
 def tiny_controlnet_folder(tiny_model, tmp_path_factory) -> str:
-    """A ControlNet for the tiny SDXL that makes something of its picture, as `save_pretrained` leaves it."""
+    """A ControlNet for the tiny SDXL that makes something of its control image, as `save_pretrained` leaves it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         controlnet = diffusers.ControlNetModel.from_unet(tiny_model.pipeline.unet, conditioning_channels=3)
         for last in (controlnet.controlnet_cond_embedding.conv_out, controlnet.controlnet_mid_block):
-            torch.nn.init.normal_(last.weight)  # zeros as they are made: a new ControlNet says nothing
+            torch.nn.init.normal_(last.weight)  # zeros as they are made: a new ControlNet has no effect
     folder = tmp_path_factory.mktemp("tiny_controlnet")
     controlnet.save_pretrained(folder)
     return str(folder)
@@ -266,10 +297,10 @@ def tiny_steered(tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file) -> M
 
 @pytest.fixture
 def edges() -> Image.Image:
-    """What a ControlNet is shown: a bright picture with one dark side, of another size than what is painted."""
-    picture = Image.new("RGB", (50, 40), "white")
-    picture.paste("black", (0, 0, 25, 40))
-    return picture
+    """A control image: bright with one dark side, and of another size than the images that are generated."""
+    image = Image.new("RGB", (50, 40), "white")
+    image.paste("black", (0, 0, 25, 40))
+    return image
 
 
 @pytest.fixture

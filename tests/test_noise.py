@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from golden.checks import MAX_SEED
 from golden.errors import InvalidInput
 from golden.noise import (
-    MAX_SEED,
     SOLVERS,
+    at_norm_of,
     noise_health,
     random_change,
     redenoise,
@@ -22,7 +23,7 @@ SHAPE = (4, SIZE, SIZE)
 # Where the first of ten steps leads, by each solver's own schedule.
 SPANS = {"ddim": (901, 801), "dpm": (901, 811)}
 UP, DOWN = 5.5, 1.0  # guidance on the way down, and on the way back
-LEVELS = [0.3, -0.2]  # what the two prompts say, each a number
+LEVELS = [0.3, -0.2]  # the embeddings of the two prompts, each one number throughout
 NEGATIVE = 0.05
 
 # SDXL's schedule by hand, in double precision: x_t = signal * x0 + spread * epsilon.
@@ -47,7 +48,7 @@ def test_source_noise_depends_on_its_seed_alone():
     assert not torch.equal(batch[0], batch[1])
 
 
-def test_source_noise_is_deaf_to_global_state():
+def test_source_noise_does_not_depend_on_global_state():
     before = source_noise([1], SHAPE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
@@ -61,7 +62,14 @@ def test_source_noise_is_torch_randn_of_the_seed():
     assert torch.equal(source_noise([42], SHAPE), expected)
 
 
-@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**64])
+@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.int8, torch.tensor])
+def test_seeds_may_be_integers_of_numpy_and_torch(kind):
+    assert torch.equal(source_noise([kind(42)], SHAPE), source_noise([42], SHAPE))
+    assert torch.equal(source_noise(np.arange(3), SHAPE), source_noise([0, 1, 2], SHAPE))
+    assert torch.equal(source_noise(torch.arange(3), SHAPE), source_noise([0, 1, 2], SHAPE))
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**64, np.int64(-1), torch.tensor(-1), True])
 def test_seeds_out_of_range(seed):
     with pytest.raises(InvalidInput, match="whole number from 0"):
         source_noise([0, seed], SHAPE)
@@ -252,6 +260,13 @@ def test_repaint_depends_on_its_seed_alone(tiny_model, replace_unet):
 
 
 # --- controls and figures ---------------------------------------------------------------------------------------------
+
+
+def test_the_norm_alone_is_taken_over():
+    source, other = source_noise([1, 2], (4, 16, 16)), 3 * source_noise([4, 5], (4, 16, 16))
+    scaled = at_norm_of(source, other)
+    assert torch.allclose(scaled.flatten(1).norm(dim=1), other.flatten(1).norm(dim=1))
+    assert torch.allclose(torch.cosine_similarity(scaled.flatten(1), source.flatten(1)), torch.ones(2))
 
 
 def test_random_change_is_as_large_and_points_elsewhere():

@@ -8,6 +8,7 @@ import torch
 from diffusers.schedulers import AysSchedules
 
 from golden.errors import InvalidInput
+from golden.models import Sampling
 from golden.noise import source_noise
 from golden.pipelines import add_control, denoise, encode_prompts, repeat_embeddings
 from golden.samplers import MAX_STEPS_OF, SAMPLERS, align_steps, make_sampler, remember_clean_estimate
@@ -22,7 +23,7 @@ LOG_SIGMAS = np.log(((1 - ALPHAS_CUMPROD) / ALPHAS_CUMPROD) ** 0.5)
 
 @pytest.fixture
 def any_pipeline(request, tiny_model, tiny_hunyuan, tiny_steered, edges):
-    """A pipeline of each class, and what it is told to paint."""
+    """A pipeline of each class, and what conditions it."""
     model = {"sdxl": tiny_model, "controlnet": tiny_steered, "hunyuan": tiny_hunyuan}[request.param]
     embeddings = encode_prompts(model.pipeline, ["a red star"])
     if request.param == "controlnet":
@@ -44,9 +45,9 @@ def test_equal_noise_in_both_arms_gives_equal_latents(any_pipeline, name):
     """Batched, and one after the other: only the noise may make a difference between arms."""
     pipeline, embeddings = any_pipeline
     noise = source_noise([3], SHAPE)
-    settings = {"sampler": name, "num_inference_steps": 4, "guidance_scale": 5.5}
-    batched = denoise(pipeline, torch.cat([noise, noise]), repeat_embeddings(embeddings, 2), [7, 7], **settings)
-    alone = denoise(pipeline, noise, embeddings, [7], **settings)
+    sampling = Sampling(name, 4)
+    batched = denoise(pipeline, torch.cat([noise, noise]), repeat_embeddings(embeddings, 2), [7, 7], sampling)
+    alone = denoise(pipeline, noise, embeddings, [7], sampling)
     assert batched.isfinite().all()
     assert (batched[0] - batched[1]).abs().max() <= 1e-3
     assert (batched[:1] - alone).abs().max() <= 1e-3
@@ -56,19 +57,19 @@ def test_equal_noise_in_both_arms_gives_equal_latents(any_pipeline, name):
 def test_step_noise_comes_from_the_seed(tiny_model, name):
     pipeline = tiny_model.pipeline
     noise, embeddings = source_noise([3, 3], SHAPE), repeat_embeddings(encode_prompts(pipeline, ["a red star"]), 2)
-    latents = denoise(pipeline, noise, embeddings, [7, 8], sampler=name, num_inference_steps=4, guidance_scale=5.5)
+    latents = denoise(pipeline, noise, embeddings, [7, 8], Sampling(name, 4))
     assert torch.allclose(latents[0], latents[1], atol=1e-3) == (name not in STOCHASTIC)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_clean_estimate_is_what_the_network_thinks(tiny_model, replace_unet, name):
-    """A network that knows the picture makes every sampler's estimate that picture, after every step."""
-    picture = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+def test_clean_estimate_is_what_the_network_predicts(tiny_model, replace_unet, name):
+    """A network that knows the finished latents makes them every sampler's estimate, after every step."""
+    finished = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
 
     def epsilon(x, t, level):
         # Some samplers ask between two timesteps, and interpolate as here.
         sigma = float(np.exp(np.interp(t, np.arange(1000), LOG_SIGMAS)))
-        return (x * (1 + sigma**2) ** 0.5 - picture) / sigma
+        return (x * (1 + sigma**2) ** 0.5 - finished) / sigma
 
     replace_unet(epsilon)
     estimates, counts = [], []
@@ -82,30 +83,28 @@ def test_clean_estimate_is_what_the_network_thinks(tiny_model, replace_unet, nam
         source_noise([1, 2], SHAPE),
         make_embeddings([0.0, 0.0]),
         [1, 2],
-        sampler=name,
-        num_inference_steps=4,
-        guidance_scale=1.0,
+        Sampling(name, 4, 1.0),
         on_step=on_step,
     )
     num_steps = len(counts)
     assert num_steps >= 4
     assert counts == [(step, num_steps) for step in range(1, num_steps + 1)]
     for estimate in estimates:
-        assert torch.allclose(estimate, picture, atol=0.02)
-    assert torch.allclose(latents, picture, atol=0.2)  # at the lowest timestep a little noise may be left
+        assert torch.allclose(estimate, finished, atol=0.02)
+    assert torch.allclose(latents, finished, atol=0.2)  # at the lowest timestep a little noise may be left
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_clean_estimate_of_a_sampler_that_returns_none(prediction_type):
     scheduler = remember_clean_estimate(make_sampler("dpm", SDXL_SCHEDULE | {"prediction_type": prediction_type}))
     scheduler.set_timesteps(4)
-    picture, noise = source_noise([1], SHAPE), source_noise([2], SHAPE)
+    finished, noise = source_noise([1], SHAPE), source_noise([2], SHAPE)
     timestep = scheduler.timesteps[0]
     signal = scheduler.alphas_cumprod[int(timestep)]
-    sample = signal.sqrt() * picture + (1 - signal).sqrt() * noise
-    velocity = signal.sqrt() * noise - (1 - signal).sqrt() * picture
+    sample = signal.sqrt() * finished + (1 - signal).sqrt() * noise
+    velocity = signal.sqrt() * noise - (1 - signal).sqrt() * finished
     scheduler.step(noise if prediction_type == "epsilon" else velocity, timestep, sample)
-    assert torch.allclose(scheduler.clean_estimate, picture, atol=1e-4)
+    assert torch.allclose(scheduler.clean_estimate, finished, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -161,13 +160,5 @@ def test_hunyuan_refuses_aligned_steps_and_keeps_its_scheduler(tiny_hunyuan):
     pipeline = tiny_hunyuan.pipeline
     own, embeddings = pipeline.scheduler, encode_prompts(pipeline, ["a star"])
     with pytest.raises(InvalidInput, match="SDXL's noise levels"):
-        denoise(
-            pipeline,
-            source_noise([1], SHAPE),
-            embeddings,
-            [0],
-            sampler="dpm_ays",
-            num_inference_steps=4,
-            guidance_scale=2,
-        )
+        denoise(pipeline, source_noise([1], SHAPE), embeddings, [0], Sampling("dpm_ays", 4))
     assert pipeline.scheduler is own

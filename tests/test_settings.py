@@ -9,11 +9,19 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from golden import settings
-from golden.compare import CompareRequest, run_comparison
+from golden.compare import run_comparison
 from golden.drawing import to_png
 from golden.errors import InvalidInput
+from golden.request import CompareRequest
 
-REQUEST = CompareRequest("a red circle", 4294967295, 12, 7.25, "euler_a", 0.35)
+REQUEST = CompareRequest(
+    prompt="a red circle",
+    seed=4294967295,
+    num_inference_steps=12,
+    guidance_scale=7.25,
+    sampler="euler_a",
+    strength=0.35,
+)
 
 
 def test_json_comes_back_the_same(tiny_shapes):
@@ -31,13 +39,27 @@ def test_a_prompt_of_digits_stays_text(tiny_model):
 
 
 def test_what_is_left_out_keeps_the_models_default(tiny_shapes):
-    request = settings.from_json('{"prompt": "a star", "note": "ignored"}', tiny_shapes.spec)
+    request = settings.from_json('{"prompt": "a star"}', tiny_shapes.spec)
     assert request == settings.default_request(tiny_shapes.spec, prompt="a star")
-    assert request.num_inference_steps == tiny_shapes.spec.num_inference_steps
+    assert request.sampling == tiny_shapes.spec.sampling
+
+
+@pytest.mark.parametrize("name", ["note", "arms", "Seed", "guidence_scale", "x" * 5000, "a\nb"])
+def test_an_unknown_name_is_refused_by_name(tiny_shapes, name):
+    for read in (
+        lambda values: settings.from_json(json.dumps(values), tiny_shapes.spec),
+        lambda values: settings.from_query(values, tiny_shapes.spec),
+        lambda values: settings.from_png(_png(golden=json.dumps({"settings": values})), tiny_shapes.spec),
+    ):
+        with pytest.raises(InvalidInput, match="Unknown setting .*: the settings are model, prompt, seed, ") as caught:
+            read({"prompt": "a star", name: "1"})
+        assert ascii(name)[:20] in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 250
 
 
 def test_a_png_comes_back_the_same(tiny_shapes):
-    request = CompareRequest("a red circle", 3, 2)
+    request = CompareRequest(prompt="a red circle", seed=3, num_inference_steps=2)
     for arm, image in settings.label_images(run_comparison(request, tiny_shapes), tiny_shapes.spec).items():
         png = to_png(image)
         assert settings.from_png(png, tiny_shapes.spec) == request
@@ -48,23 +70,24 @@ def test_a_png_comes_back_the_same(tiny_shapes):
 
 
 def test_a_png_holds_more_than_the_settings(tiny_shapes):
-    comparison = run_comparison(CompareRequest("a red circle", 3, 1), tiny_shapes)
+    request = CompareRequest(prompt="a red circle", seed=3, num_inference_steps=1)
+    comparison = run_comparison(request, tiny_shapes)
     images = settings.label_images(comparison, tiny_shapes.spec, npnet={"file": "ü.safetensors"}, device="cpu")
     sheet = settings.label_image(images["npnet"], "sheet", comparison, tiny_shapes.spec, note=1)
     made = settings.read_png(to_png(images["standard"]))
     assert (made["npnet"], made["device"], made["arm"]) == ({"file": "ü.safetensors"}, "cpu", "standard")
     assert settings.read_png(to_png(sheet))["arm"] == "sheet"
     assert settings.PNG_KEY not in comparison.images["npnet"].info
-    with pytest.raises(InvalidInput, match="holds no settings"):
+    with pytest.raises(InvalidInput, match="contains no settings"):
         settings.read_png(_png())
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "not JSON"),
-        ("{", "not JSON"),
-        ("[" * 15_000, "not JSON"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[" * 15_000, "not valid JSON"),
         ("[]", "JSON object"),
         ("null", "JSON object"),
         (None, "JSON text"),
@@ -72,8 +95,8 @@ def test_a_png_holds_more_than_the_settings(tiny_shapes):
         ("{}", "The prompt is empty"),
         ('{"prompt": "a star", "seed": NaN}', "The seed must be"),
         ('{"prompt": "a star", "seed": true}', "The seed must be"),
-        ('{"prompt": "a star", "model": "sdxl"}', "of the model 'sdxl'"),
-        ('{"prompt": "a star", "model": ["x"]}', "of the model"),
+        ('{"prompt": "a star", "model": "sdxl"}', "are for the model 'sdxl'"),
+        ('{"prompt": "a star", "model": ["x"]}', "are for the model"),
         ('{"prompt": "a dragon"}', "outside the shapes world"),
     ],
     ids=range(13),
@@ -111,10 +134,10 @@ def _jpeg() -> bytes:
         (None, "Give a PNG file"),
         ("text", "Give a PNG file"),
         (b"", "Give a PNG file"),
-        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "not a PNG"),
-        (b"#!/bin/sh", "not a PNG"),
-        (_jpeg(), "not a PNG"),
-        (_png(), "holds no settings"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "not a readable PNG"),
+        (b"#!/bin/sh", "not a readable PNG"),
+        (_jpeg(), "not a readable PNG"),
+        (_png(), "contains no settings"),
         (_png(golden="not json"), "cannot be read"),
         (_png(golden="[]"), "cannot be read"),
         (_png(golden="{}"), "cannot be read"),
@@ -130,7 +153,7 @@ def test_a_bad_png_gets_one_sentence(tiny_shapes, data, sentence):
 
 def test_a_huge_png_is_refused_before_it_is_opened(tiny_shapes):
     with pytest.raises(InvalidInput, match="at most 20 MB"):
-        settings.from_png(b"x" * (settings.MAX_PICTURE_BYTES + 1), tiny_shapes.spec)
+        settings.from_png(b"x" * (settings.MAX_IMAGE_BYTES + 1), tiny_shapes.spec)
 
 
 def test_a_decompression_bomb_is_never_decoded(tiny_shapes):

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..checkers import FAULTS, Verdict
 from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption, sample_caption
-from .scenes import IMAGE_SIZE, Scene, outline
+from .scenes import IMAGE_SIZE, Scene, change_one_attribute, outline, render, sample_scene
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,17 @@ class ShapesChecker:
     def sample_prompts(self, rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
         while True:
             yield sample_caption(rng, held_out=held_out)
+
+    def sample_examples(self, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image, bool]]:
+        """Rendered scenes, half of them with one attribute changed, positions as often as all other attributes."""
+        while True:
+            caption = sample_caption(rng, held_out=False)
+            request = parse_caption(caption)
+            scene, right = sample_scene(request, rng), bool(rng.random() < 0.5)
+            if not right:
+                position = bool(request.relations) and rng.random() < 0.5
+                scene = change_one_attribute(scene, request, rng, "position" if position else None)
+            yield caption, render(scene), right
 
 
 def check_image(caption: str | Request, image: Image.Image) -> Verdict:
@@ -106,12 +117,7 @@ def _identify(pixels: np.ndarray, distance: np.ndarray, mask: np.ndarray, window
     """Name one connected component: colour by its core, shape by overlap with each outline in the same box."""
     core = ndimage.binary_erosion(mask, iterations=2)
     core = core if core.any() else mask
-    colours = pixels[core]
-    colour = _nearest(np.median(colours, 0), COLOURS, _COLOUR_LIMIT)
-    palette = np.array(list(COLOURS.values()), np.float32)
-    nearest = np.linalg.norm(colours[:, None] - palette, axis=2).argmin(1)
-    if colour and (nearest == list(COLOURS).index(colour)).mean() < _PURE_SHARE:
-        colour = None  # patches of several colours
+    colour, pure = _name_colour(pixels[core])
     # Half way between object and background is where the true edge of an anti-aliased object runs.
     solid = mask & (distance > np.median(distance[core]) / 2)
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
@@ -120,7 +126,19 @@ def _identify(pixels: np.ndarray, distance: np.ndarray, mask: np.ndarray, window
     solid = solid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     y = (window[0].start + rows[0] + solid.shape[0] / 2) / IMAGE_SIZE
     x = (window[1].start + columns[0] + solid.shape[1] / 2) / IMAGE_SIZE
-    return Found(_name_shape(solid), colour, x, y)
+    # Patches of several colours are not one clear object, whatever their outline: noise fills the image like a square.
+    return Found(_name_shape(solid) if pure else None, colour, x, y)
+
+
+def _name_colour(colours: np.ndarray) -> tuple[str | None, bool]:
+    """The name of the colour of an object's pixels (n, 3), None if it is like none, and whether they are of one."""
+    median = np.median(colours, 0)
+    colour = _nearest(median, COLOURS, _COLOUR_LIMIT)
+    palette = np.array(list(COLOURS.values()), np.float32)
+    nearest = np.linalg.norm(colours[:, None] - palette, axis=2).argmin(1)
+    if colour and (nearest == list(COLOURS).index(colour)).mean() >= _PURE_SHARE:
+        return colour, True
+    return None, bool((np.linalg.norm(colours - median, axis=1) <= _COLOUR_LIMIT).mean() >= _PURE_SHARE)
 
 
 def _name_shape(solid: np.ndarray) -> str | None:
