@@ -177,13 +177,13 @@ def _ask_hub(repo: str, what: str, ask: Callable[[], Answer]) -> Answer:
         return ask()
     except Exception as error:  # no network, no such repository, a gated one, ...: the client raises dozens of kinds
         raise MissingWeights(
-            f"{what} of {repo} is not on this machine and could not be downloaded ({_reason_of(error)}): download it "
+            f"{what} of {repo} is not on this machine and could not be downloaded ({reason_of(error)}): download it "
             f"from https://huggingface.co/{repo} and give its path, or run once with network access so that it is kept "
             f"in {constants.HF_HUB_CACHE}."
         ) from error
 
 
-def _reason_of(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why the Hub did not answer, in one line."""
     if isinstance(error, LocalEntryNotFoundError):  # its own text gives advice about the client's arguments
         offline = constants.HF_HUB_OFFLINE

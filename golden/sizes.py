@@ -1,39 +1,41 @@
 """NPNet for noise of any size: overlapping windows where the noise is larger, a margin where it is smaller.
 
 Noise is never resized: nearest resizing repeats its values and smooth resizing averages them, and either makes it
-coloured, which a diffusion model answers with stains. Here the source noise stays as it is, and only the change that
-NPNet makes to it is put together from windows of NPNet's own size.
+coloured, to which diffusion models respond with stains. Here the source noise stays as it is, and only the change that
+NPNet makes to it is assembled from windows of NPNet's own size.
 """
 
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .errors import InvalidInput
 from .npnet import NPNet
+from .npnet.branches import Noise
 
 OVERLAP = 0.25
 """The least share of a window that it has in common with its neighbour."""
 SMALLEST_SHARE = 0.5
-"""The smallest height and width, as a share of NPNet's own. Below it NPNet would see more margin than picture."""
+"""The smallest height and width, as a share of NPNet's own. Below it NPNet would see more margin than image."""
 
 _MARGIN_SEED = 2**32  # beyond every seed of a source noise, so that the margin never repeats one
 _WINDOWS_AT_ONCE = 16
 
 
-def predict_golden(npnet: NPNet, source_noise: Tensor, prompt_embeds: Tensor) -> Tensor:
+def predict_golden(npnet: NPNet, source_noise: Noise, prompt_embeds: Float[Tensor, "prompts tokens features"]) -> Noise:
     """Golden noise (B, C, h, w) for source noise (B, C, h, w) and prompt embeddings (B, T, D), on NPNet's device.
 
     At NPNet's own size this is NPNet. Along a larger side windows of its size overlap by a quarter or more, and the
     golden noise is the source noise plus the windows' changes, blended by weights that sum to one: the noise stays as
-    white, and its variance between those that the windows give it. Along a smaller side NPNet sees the noise in the
-    middle of more noise, as if the picture were cut out of a larger one. Of embeddings of more tokens than NPNet knows
-    it sees the first. Every window is told the whole prompt, so that NPNet's idea of where something is in the picture
-    holds in each window and not across them.
-    Differs from the paper: it knows 1024 x 1024 pixels alone.
+    white, and its variance stays between those of the windows. Along a smaller side NPNet sees the noise in the middle
+    of more noise, as if the image were cut out of a larger one. Of embeddings with more tokens than NPNet takes it sees
+    the first. Every window sees the whole prompt, so that NPNet's idea of where something is in the image holds within
+    each window, not across them.
+    Differs from the paper: it only has 1024 x 1024 pixels.
 
-    Raises: InvalidInput for noise of less than half NPNet's height or width, or of other channels.
+    Raises: InvalidInput for noise of less than half NPNet's height or width, or with other channels.
     """
     config = npnet.config
     embeds = prompt_embeds[:, : config.num_tokens]
@@ -42,7 +44,7 @@ def predict_golden(npnet: NPNet, source_noise: Tensor, prompt_embeds: Tensor) ->
         return npnet(source_noise, embeds)
     if height < SMALLEST_SHARE * config.height or width < SMALLEST_SHARE * config.width:
         raise InvalidInput(
-            f"This NPNet is made for latents of {config.height} x {config.width} and takes half of that and more "
+            f"This NPNet was trained on latents of {config.height} x {config.width} and takes half of that and more "
             f"along each side, got {height} x {width} (a latent is 8 x 8 pixels)."
         )
     canvas, top, left = add_margin(source_noise, config.height, config.width)
@@ -50,7 +52,9 @@ def predict_golden(npnet: NPNet, source_noise: Tensor, prompt_embeds: Tensor) ->
     return source_noise + change[..., top : top + height, left : left + width].to(source_noise.dtype)
 
 
-def add_margin(noise: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+def add_margin(
+    noise: Noise, height: int, width: int
+) -> tuple[Float[Tensor, "batch channels full_height full_width"], int, int]:
     """Noise (B, C, h, w) in the middle of other white noise of at least height x width; its top and left there.
 
     The margin is the same for every row and every call.
@@ -65,7 +69,7 @@ def add_margin(noise: Tensor, height: int, width: int) -> tuple[Tensor, int, int
     return canvas, top, left
 
 
-def blend_changes(npnet: NPNet, source_noise: Tensor, prompt_embeds: Tensor) -> Tensor:
+def blend_changes(npnet: NPNet, source_noise: Noise, prompt_embeds: Float[Tensor, "prompts tokens features"]) -> Noise:
     """NPNet's change (B, C, H, W), in fp32, of source noise of its size or larger along each side."""
     config = npnet.config
     batch, _, height, width = source_noise.shape
@@ -93,7 +97,7 @@ def window_starts(length: int, window: int) -> list[int]:
     return [round(index * (length - window) / max(1, num_gaps)) for index in range(num_gaps + 1)]
 
 
-def _ramp(length: int) -> Tensor:
+def _ramp(length: int) -> Float[Tensor, " length"]:
     """(length,) weights that rise from the ends of a window to its middle and are above zero everywhere."""
     cells = torch.arange(length)
     return torch.minimum(cells + 1, length - cells).float()
