@@ -7,6 +7,7 @@ every arm, so that two arms differ in their noise and in nothing else.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 
 import torch
@@ -16,9 +17,10 @@ from .checks import check_name
 from .errors import MissingWeights
 from .families import Embeddings
 from .model import Model
-from .noise import Noise, at_norm_of, random_change, redenoise, repaint
+from .noise import Noise, at_norm_of, first_timestep, random_change, redenoise, repaint, source_noise
 from .npnet import NPNet
 from .pipelines import encode_prompts, repeat_embeddings
+from .reward import Reward, ascend
 from .sizes import predict_golden
 
 
@@ -114,6 +116,37 @@ def mismatched(source: Noise, conditions: Conditions) -> Noise:
 # Two, so that one always differs from the user's own prompt.
 _UNRELATED = ("a bowl of soup on a kitchen table", "a steam engine in the snow")
 
+
+def ascent(source: Noise, conditions: Conditions) -> Noise:
+    """Gradient ascent on the noise for the verifier's reward, norm kept: what the noise holds, at a high price.
+
+    Source: ReNO, arXiv 2406.04312. Raises: MissingWeights if the model has no verifier.
+    """
+    reward = Reward(conditions.model, conditions.model.spec.reward)
+    return ascend(reward, source, conditions.embeddings).cpu()
+
+
+def select(source: Noise, conditions: Conditions, num_noises: int) -> Noise:
+    """The best of `num_noises` noises, the source noise among them, as the verifier predicts it from pure noise.
+
+    No image is rendered. Raises: MissingWeights if the model has no verifier.
+    """
+    model, verifier = conditions.model, conditions.model.verifier
+    if verifier is None:
+        raise MissingWeights(f"There is no verifier for {model.spec.name!r}: train one (train/train_verifier.py).")
+    best, best_logit = source, torch.full((len(source),), -torch.inf)
+    for index in range(num_noises):
+        seeds = [(seed + index * _SELECTED_APART) % 2**32 for seed in conditions.seeds]
+        noise = source if index == 0 else source_noise(seeds, source.shape[1:])
+        with torch.no_grad():
+            logit = verifier(model.pipeline, noise, first_timestep(model.pipeline), conditions.embeddings).float().cpu()
+        best = torch.where((logit > best_logit).view(-1, 1, 1, 1), noise, best)
+        best_logit = torch.maximum(logit, best_logit)
+    return best
+
+
+_SELECTED_APART = 2**20 + 7  # between the seeds of one row's noises, so that no other row's are among them
+
 ARMS: dict[str, Arm] = {
     "standard": standard,
     "npnet": npnet,
@@ -123,6 +156,10 @@ ARMS: dict[str, Arm] = {
     "norm": at_npnet_norm,
     "mismatched": mismatched,
     "unit_std": unit_std,
+    "ascent": ascent,
+    "select_4": partial(select, num_noises=4),
+    "select_16": partial(select, num_noises=16),
+    "select_64": partial(select, num_noises=64),
 }
 
 

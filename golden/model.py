@@ -13,15 +13,17 @@ from .families import Family, find_family
 from .models import ModelSpec, find_model
 from .npnet import NPNet, load_npnet
 from .pipelines import is_spared, load_pipeline
+from .verifier import Verifier, load_verifier
 
 
 @dataclass
 class Model:
-    """A loaded model; `npnet` is None if it has none."""
+    """A loaded model; `npnet` and `verifier` are None if it has none."""
 
     spec: ModelSpec
     pipeline: Any
     npnet: NPNet | None
+    verifier: Verifier | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -61,7 +63,8 @@ def load_model(
     pipeline = load_pipeline(spec, device, dtype, memory)
     if network and not is_spared(pipeline):
         network.to(device)
-    return Model(spec, pipeline, network)
+    verifier = load_verifier(spec.verifier, pipeline) if spec.verifier and Path(spec.verifier).is_file() else None
+    return Model(spec, pipeline, network, verifier)
 
 
 def pick_device(name: str = "auto") -> str:

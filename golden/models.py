@@ -37,6 +37,27 @@ class Redenoise:
 
 
 @dataclass(frozen=True)
+class RewardSettings:
+    """What a noise is rewarded for: `weights` by name, "verifier" or judges, after the first of some steps.
+
+    `num_steps` of a schedule of `num_inference_steps` are taken. The verifier sees the latents after them, judges the
+    image that they lead to.
+    """
+
+    weights: tuple[tuple[str, float], ...] = (("verifier", 1.0),)
+    num_inference_steps: int = 10
+    num_steps: int = 4
+    guidance_scale: float = 5.5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_steps < self.num_inference_steps:
+            raise InvalidInput(
+                f"A reward takes 1 to {self.num_inference_steps - 1} of {self.num_inference_steps} steps, "
+                f"got {self.num_steps}."
+            )
+
+
+@dataclass(frozen=True)
 class Parts:
     """What turns the model in a repository into another one.
 
@@ -56,7 +77,8 @@ class ModelSpec:
     """A text-to-image model and its defaults.
 
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
-    local file, or None; `checker` a name of CHECKERS, None if its images cannot be checked by rule.
+    local file, or None; `verifier` a local file, or None; `checker` a name of CHECKERS, or None if its images cannot be
+    checked by rule.
     """
 
     name: str
@@ -67,8 +89,10 @@ class ModelSpec:
     variant: str | None = "fp16"
     sampling: Sampling = field(default_factory=Sampling)
     redenoise: Redenoise = field(default_factory=Redenoise)
+    reward: RewardSettings = field(default_factory=RewardSettings)
     parts: Parts = field(default_factory=Parts)
     npnet: str | None = None
+    verifier: str | None = None
     checker: str | None = None
 
     @property

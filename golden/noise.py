@@ -5,8 +5,8 @@ the difference of the two guidances says about the prompt stays in the noise.
 Source: arXiv 2411.09502, section 3.1 and Eq. 12.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
 
 import diffusers
 import torch
@@ -31,10 +31,10 @@ SOLVERS = {
 }
 
 
-def source_noise(seeds: Sequence[int], shape: Sequence[int]) -> Noise:
+def source_noise(seeds: Iterable[SupportsIndex], shape: Sequence[int]) -> Noise:
     """Standard Gaussian noise, one row of `shape` per seed, fp32 on the CPU: a row depends on its seed alone.
 
-    Raises: InvalidInput for a seed outside [0, 2**32 - 1].
+    Seeds are integers of Python, NumPy or torch. Raises: InvalidInput for one outside [0, 2**32 - 1].
     """
     checked = [check_seed(seed) for seed in seeds]
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in checked])
@@ -102,6 +102,35 @@ def repaint(
     # Other numbers than the source's own, or the fresh noise would be the source noise again.
     fresh = source_noise([(seed + 2**31) % 2**32 for seed in seeds], source.shape[1:])
     return kept.sqrt() * latents.float().cpu() + (1 - kept).sqrt() * fresh
+
+
+def sample_first_steps(
+    pipeline: Any, noise: Noise, embeddings: Embeddings, sampling: Sampling, num_steps: int, *, grad: bool = False
+) -> tuple[Noise, int, Noise]:
+    """The first `num_steps` of a DDIM schedule: latents, the timestep where they are, and the estimate x0 of the image.
+
+    With `grad`, gradients flow from both to the noise.
+    """
+    _check_num_steps(sampling.num_inference_steps, num_steps)
+    scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config, num_steps)
+    estimates: list[Tensor] = []
+    latents = denoise(
+        pipeline,
+        noise,
+        embeddings,
+        [0] * len(noise),
+        Sampling(scheduler, sampling.num_inference_steps, sampling.guidance_scale),
+        on_step=lambda step, num_steps, clean: estimates.append(clean),
+        grad=grad,
+    )
+    return latents, scheduler.path[-1], estimates[-1]
+
+
+def first_timestep(pipeline: Any, num_inference_steps: int = REDENOISE_STEPS) -> int:
+    """The timestep at which a DDIM schedule begins, where latents are noise."""
+    scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler.path[0]
 
 
 def at_norm_of(source: Noise, other: Noise) -> Noise:

@@ -354,6 +354,13 @@ def denoise(
         pipeline.maybe_free_model_hooks()
 
 
+@torch.no_grad()
+def encode_images(pipeline: Any, images: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
+    """RGB images of one size to finished latents, as `decode` reads them."""
+    pixels = images_to_pixels(images).to(pipeline._execution_device, pipeline.vae.dtype)
+    return find_family(pipeline).scale_latents(pipeline, pipeline.vae.encode(pixels).latent_dist.mode())
+
+
 @torch.inference_mode()
 def decode(pipeline: Any, latents: Float[Tensor, "batch channels height width"]) -> list[Image.Image]:
     """Finished latents to RGB images."""

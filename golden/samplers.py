@@ -107,7 +107,7 @@ def make_sampler(name: str, config: Mapping) -> Any:
 
 
 def remember_clean_estimate(scheduler: Any) -> Any:
-    """Let a scheduler keep, as `clean_estimate`, its estimate x0 of the finished latents after every step.
+    """Let a scheduler keep, after every step, its `latents` and its estimate x0 of the finished ones, `clean_estimate`.
 
     Most schedulers return it; the multistep ones do not, and there it follows from the model's output.
     """
@@ -121,6 +121,7 @@ def remember_clean_estimate(scheduler: Any) -> Any:
     def remembering_step(model_output: "Tensor", timestep, sample: "Tensor", *args: Any, **kwargs: Any):
         output = step(model_output, timestep, sample, *args, **kwargs)
         returned = output if isinstance(output, tuple) else output.to_tuple()
+        scheduler.latents = returned[0]
         if returns_estimate and len(returned) > 1:
             scheduler.clean_estimate = returned[1]
         else:

@@ -76,6 +76,10 @@ class Family:
         """Finished latents (B, C, h, w) as the VAE's decoder expects them."""
         return latents / pipeline.vae.config.scaling_factor
 
+    def scale_latents(self, pipeline: Any, latents: "Tensor") -> "Tensor":
+        """The inverse: what the VAE's encoder returns, as latents that the network denoises."""
+        return latents * pipeline.vae.config.scaling_factor
+
 
 def name_outputs(names: Sequence[str], outputs: Sequence["Tensor"]) -> Embeddings:
     """The outputs of a pipeline's `encode_prompt` by the arguments of its call that take them."""

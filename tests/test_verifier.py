@@ -1,0 +1,111 @@
+"""The verifier reads any family's latents through its own pipeline, tells rows apart, and is saved and loaded whole."""
+
+import pytest
+import torch
+
+from golden.errors import BadWeights, MissingWeights
+from golden.families import find_family
+from golden.noise import first_timestep, source_noise
+from golden.pipelines import encode_prompts, latent_shape
+from golden.verifier import (
+    capture_network_inputs,
+    load_verifier,
+    make_verifier,
+    middle_of,
+    save_verifier,
+)
+
+PROMPTS = ["a red star", "two circles"]
+
+
+@pytest.fixture(params=["tiny_model", "tiny_hunyuan"])
+def any_model(request):
+    return request.getfixturevalue(request.param)
+
+
+def noise_for(model, num: int = 2) -> torch.Tensor:
+    return source_noise(range(num), latent_shape(model.pipeline))
+
+
+def test_logits_are_one_per_row_and_follow_noise_prompt_and_timestep(any_model):
+    torch.manual_seed(0)
+    verifier = make_verifier(any_model.pipeline).eval()
+    noise, embeddings = noise_for(any_model), encode_prompts(any_model.pipeline, PROMPTS)
+    with torch.no_grad():
+        logits = verifier(any_model.pipeline, noise, 501, embeddings)
+        assert logits.shape == (2,)
+        assert torch.allclose(logits, verifier(any_model.pipeline, noise, 501, embeddings))
+        others = [
+            verifier(any_model.pipeline, noise.flip(0), 501, embeddings),
+            verifier(any_model.pipeline, noise, 501, encode_prompts(any_model.pipeline, PROMPTS[::-1])),
+            verifier(any_model.pipeline, noise, 11, embeddings),
+        ]
+    assert not any(torch.allclose(logits, other, atol=1e-6) for other in others)
+
+
+def test_rows_do_not_see_each_other(any_model):
+    torch.manual_seed(0)
+    verifier = make_verifier(any_model.pipeline).eval()
+    noise, embeddings = noise_for(any_model), encode_prompts(any_model.pipeline, PROMPTS)
+    with torch.no_grad():
+        both = verifier(any_model.pipeline, noise, 501, embeddings)
+        alone = verifier(any_model.pipeline, noise[1:], 501, {k: v[1:] for k, v in embeddings.items()})
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_gradients_reach_the_latents(any_model):
+    verifier = make_verifier(any_model.pipeline).eval()
+    noise = noise_for(any_model).requires_grad_(True)
+    embeddings = encode_prompts(any_model.pipeline, PROMPTS)
+    verifier(any_model.pipeline, noise, 501, embeddings).sum().backward()
+    assert (noise.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_the_encoder_is_a_copy_that_ends_at_the_middle(any_model):
+    network = find_family(any_model.pipeline).network(any_model.pipeline)
+    verifier = make_verifier(any_model.pipeline)
+    before = [value.clone() for value in network.parameters()]
+    with torch.no_grad():
+        for value in verifier.parameters():
+            value.add_(1.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
+    num_values = sum(value.numel() for value in verifier.encoder.parameters())
+    assert num_values < sum(value.numel() for value in network.parameters())
+    assert middle_of(verifier.encoder) is not middle_of(network)
+
+
+def test_what_is_captured_is_what_the_network_gets(any_model):
+    network = find_family(any_model.pipeline).network(any_model.pipeline)
+    noise, embeddings = noise_for(any_model), encode_prompts(any_model.pipeline, PROMPTS)
+    arguments, keywords = capture_network_inputs(any_model.pipeline, noise, 501, embeddings)
+    assert torch.equal(arguments[0], noise)
+    assert torch.as_tensor(arguments[1] if len(arguments) > 1 else keywords["timestep"]).flatten()[0] == 501
+    with torch.no_grad():
+        output = network(*arguments, **keywords)
+    assert (output[0] if isinstance(output, tuple) else output.sample).isfinite().all()
+
+
+def test_a_verifier_is_saved_and_loaded(any_model, tmp_path):
+    verifier = make_verifier(any_model.pipeline).eval()
+    save_verifier(tmp_path / "v.safetensors", verifier, {"training": "{}"})
+    loaded = load_verifier(tmp_path / "v.safetensors", any_model.pipeline)
+    assert loaded.metadata == {"training": "{}"}
+    assert not any(value.requires_grad for value in loaded.parameters())
+    noise, embeddings = noise_for(any_model), encode_prompts(any_model.pipeline, PROMPTS)
+    with torch.no_grad():
+        one = verifier(any_model.pipeline, noise, 501, embeddings)
+        assert torch.allclose(one, loaded(any_model.pipeline, noise, 501, embeddings), atol=2e-2)
+
+
+def test_files_that_are_no_verifier_of_this_model_are_refused(tiny_model, tiny_hunyuan, tiny_npnet_file, tmp_path):
+    with pytest.raises(MissingWeights):
+        load_verifier(tmp_path / "nothing.safetensors", tiny_model.pipeline)
+    with pytest.raises(BadWeights, match="not a verifier"):
+        load_verifier(tiny_npnet_file, tiny_model.pipeline)
+    save_verifier(tmp_path / "v.safetensors", make_verifier(tiny_hunyuan.pipeline))
+    with pytest.raises(BadWeights, match="another model"):
+        load_verifier(tmp_path / "v.safetensors", tiny_model.pipeline)
+
+
+def test_the_first_timestep_is_that_of_the_paper_s_schedule(tiny_model):
+    assert first_timestep(tiny_model.pipeline) == 901

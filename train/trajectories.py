@@ -1,0 +1,147 @@
+"""What a verifier learns from: latents on their way to images whose verdict or score is recorded.
+
+The noises of a pair folder are denoised again and their latents kept at a few steps, with the label of the image that
+they led to. Scenes with a known verdict, if the model's checker can draw them, add latents of finished images.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from golden.checkers import Checker
+from golden.errors import InvalidInput
+from golden.files import atomic_path
+from golden.model import Model
+from golden.models import Sampling
+from golden.pipelines import denoise, encode_anew, encode_images
+from golden.samplers import make_sampler
+from train.pairs import finished_shards, read_manifest, read_shard
+from train.stream import is_held_out
+
+KEPT_SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
+"""After which shares of all steps latents are kept; 0 is the noise itself."""
+FINISHED_TIMESTEP = 1
+"""The timestep that stands for finished latents."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """N images: latents (N, S, C, h, w) in half precision at S timesteps (S,), prompts, and labels (N,) in [0, 1]."""
+
+    latents: Tensor
+    timesteps: tuple[int, ...]
+    prompts: tuple[str, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, rows: np.ndarray) -> "Trajectories":
+        chosen = torch.from_numpy(rows)
+        prompts = tuple(self.prompts[row] for row in rows)
+        return Trajectories(self.latents[chosen], self.timesteps, prompts, self.labels[chosen])
+
+
+def split_held_out(data: Trajectories) -> tuple[Trajectories, Trajectories]:
+    """(to train on, to validate on): prompts that the training of an NPNet holds out are held out here, too."""
+    held_out = np.array([is_held_out(prompt) for prompt in data.prompts])
+    return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))
+
+
+def read_trajectories(folder: Path, model: Model, label: str, cache: Path, bf16: bool = False) -> Trajectories:
+    """The trajectories of all noises of a pair folder, from `cache` if they were made before; a shard is made at once.
+
+    Raises: InvalidInput if the folder is of another model or its rows have no such label.
+    """
+    settings = read_manifest(folder)["settings"]
+    if settings["model"] != model.spec.name:
+        raise InvalidInput(f"{folder} was collected with the model {settings['model']!r}, not {model.spec.name!r}.")
+    parts = []
+    for index in tqdm(finished_shards(folder), "trajectories", disable=None):
+        path = cache / f"{index:05d}.pt"
+        if not path.is_file():
+            part = _trace_shard(folder, index, model, label, settings["num_inference_steps"], bf16)
+            with atomic_path(path) as temporary:
+                torch.save(part, temporary)
+        parts.append(torch.load(path, weights_only=True))
+    if not parts:
+        raise InvalidInput(f"{folder} has no finished shard: collect pairs first.")
+    prompts = tuple(prompt for part in parts for prompt in part["prompts"])
+    latents, labels = (torch.cat([part[name] for part in parts]) for name in ("latents", "labels"))
+    return Trajectories(latents, tuple(parts[0]["timesteps"]), prompts, _scale_labels(labels))
+
+
+def _scale_labels(labels: Tensor) -> Tensor:
+    """Verdicts as they are; scores as the probability that a standardised score is above the mean."""
+    if labels.unique().numel() <= 2:
+        return labels
+    return torch.sigmoid(1.7 * (labels - labels.mean()) / labels.std())
+
+
+def _trace_shard(folder: Path, index: int, model: Model, label: str, num_steps: int, bf16: bool) -> dict[str, Any]:
+    shard = read_shard(folder, index)
+    rows: pd.DataFrame = shard.rows
+    for side in ("source", "target"):
+        if f"{side}_{label}" not in rows:
+            raise InvalidInput(f"{folder} has no {label!r} of its images: collect it with --judges, or choose another.")
+    # A source noise stands in the folder once for each of its targets.
+    first = ~rows.duplicated(["index"]).to_numpy()
+    noise = torch.cat([shard.source[torch.from_numpy(first)], shard.target])
+    prompts = [*rows["prompt"][first], *rows["prompt"]]
+    seeds = [*rows["seed"][first], *rows["seed"]]
+    labels = [*rows[f"source_{label}"][first], *rows[f"target_{label}"]]
+    latents, timesteps = trace(model, noise, prompts, seeds, num_steps, bf16)
+    return {
+        "latents": latents,
+        "timesteps": list(timesteps),
+        "prompts": prompts,
+        "labels": torch.tensor(labels, dtype=torch.float32),
+    }
+
+
+def trace(
+    model: Model, noise: Tensor, prompts: Sequence[str], seeds: Sequence[int], num_steps: int, bf16: bool = False
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Latents (B, S, C, h, w) in half precision along the way from noise (B, C, h, w), and their timesteps."""
+    sampling = model.spec.sampling
+    scheduler = make_sampler(sampling.sampler, model.pipeline.scheduler.config)
+    kept_steps = [round(share * num_steps) for share in KEPT_SHARES]
+    kept = [noise]
+
+    def keep(step: int, num_steps: int, clean: Tensor) -> None:
+        if step in kept_steps:
+            kept.append(scheduler.latents)
+
+    with torch.autocast(model.pipeline._execution_device.type, torch.bfloat16, enabled=bf16):
+        embeddings = encode_anew(model.pipeline, prompts)
+        denoise(
+            model.pipeline,
+            noise,
+            embeddings,
+            seeds,
+            Sampling(scheduler, num_steps, sampling.guidance_scale),
+            on_step=keep,
+        )
+    path = [int(timestep) for timestep in scheduler.timesteps]
+    timesteps = tuple(path[step] if step < num_steps else FINISHED_TIMESTEP for step in kept_steps)
+    return torch.stack([latents.half().cpu() for latents in kept], 1), timesteps
+
+
+def draw_examples(model: Model, num: int, seed: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """Prompts, finished latents (B, C, h, w) and labels (B,) of scenes from the model's checker, in batches."""
+    checker: Checker | None = model.checker
+    if checker is None:
+        return
+    examples = checker.sample_examples(np.random.default_rng(seed))
+    for start in range(0, num, 64):
+        prompts, images, labels = zip(*islice(examples, min(64, num - start)), strict=True)
+        latents = encode_images(model.pipeline, images).float()
+        yield list(prompts), latents.half().cpu(), torch.tensor(labels, dtype=torch.float32)
