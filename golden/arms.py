@@ -55,16 +55,8 @@ def npnet(source: Noise, conditions: Conditions) -> Noise:
 
 def inversion(source: Noise, conditions: Conditions) -> Noise:
     """The target noise of re-denoise sampling: what NPNet learns to predict, at the price of some guided steps."""
-    settings = conditions.model.spec.redenoise
-    return redenoise(
-        conditions.model.pipeline,
-        settings.norm * source,
-        conditions.embeddings,
-        guidance_scale=settings.guidance_scale,
-        num_inference_steps=settings.num_inference_steps,
-        num_steps_down=settings.num_steps_down,
-        solver=settings.solver,
-    )
+    model = conditions.model
+    return redenoise(model.pipeline, source, conditions.embeddings, model.spec.redenoise)
 
 
 def repainted(source: Noise, conditions: Conditions) -> Noise:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -27,6 +27,13 @@ from .npnet import NPNETS, NPNet, load_npnet
 from .pipelines import encode_anew, latent_shape, network_of
 from .request import MAX_STRENGTH
 from .sizes import predict_golden
+
+
+class NoiseOptions(TypedDict, total=False):
+    """What `start_image` passes on to the noise."""
+
+    golden_strength: float
+    prompt_embeds: Tensor | None
 
 
 class GoldenNoise:
@@ -102,18 +109,20 @@ class GoldenNoise:
         *,
         strength: float,
         num_inference_steps: int,
-        golden_strength: float = 1.0,
-        prompt_embeds: Tensor | None = None,
+        **noise_options: Unpack[NoiseOptions],
     ) -> Tensor:
         """Where an SDXL img2img pipeline starts (B, C, h, w), for its argument `latents`: the image in golden noise.
 
         `image` (an image, several, or latents), `strength` and `num_inference_steps` must be those that the pipeline
         is called with. Img2img pipelines take `latents` as they are, so that the image is encoded here, and the noise
         added as much of it as the first of their steps expects. NPNet learned from pure noise: expect of it the more,
-        the nearer `strength` is to 1.
+        the nearer `strength` is to 1. `golden_strength` (0 to 3) and `prompt_embeds` are what a call of this object
+        takes as `strength` and `prompt_embeds`.
 
         Raises: InvalidInput for a pipeline that does not start from an image, or what is not allowed.
         """
+        if unknown := set(noise_options) - set(NoiseOptions.__annotations__):
+            raise TypeError(f"start_image() got an unexpected keyword argument {min(unknown)!r}")
         pipeline = self.pipeline
         if not hasattr(pipeline, "get_timesteps") or "Img2Img" not in type(pipeline).__name__:
             raise InvalidInput(
@@ -122,10 +131,10 @@ class GoldenNoise:
             )
         strength = check_number("strength", strength, 0.0, 1.0)
         steps = check_whole("number of steps", num_inference_steps, 1, 1000)
-        golden_strength = check_number("golden strength", golden_strength, 0.0, MAX_STRENGTH)
+        golden_strength = check_number("golden strength", noise_options.get("golden_strength", 1.0), 0.0, MAX_STRENGTH)
         if int(steps * strength) < 1:
             raise InvalidInput(f"With {steps} steps a strength of {strength:g} leaves none to take: raise either.")
-        embeds, seeds = self._pair(prompt, seed, prompt_embeds)
+        embeds, seeds = self._pair(prompt, seed, noise_options.get("prompt_embeds"))
         device = pipeline._execution_device
         with _own_scheduler(pipeline) as scheduler:
             scheduler.set_timesteps(steps, device=device)

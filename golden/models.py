@@ -25,14 +25,19 @@ class Sampling:
 class Redenoise:
     """The settings of re-denoise sampling: `num_steps_down` of `num_inference_steps` steps down, and as many back.
 
-    `norm` is what the source noise is multiplied by first. Differs from the paper, whose values are the defaults:
-    several small steps, from noise of a smaller norm, suit the embedded model better.
+    `solver` is a name of SOLVERS in golden/noise.py. `evaluate_at` is the timestep at which the model is called for an
+    inversion step: "t" (where it leads, as in the published code and the paper's Eq. 2) or "t-k" (where the latents
+    are). `norm` is what the source noise is multiplied by first.
+    Differs from the paper, whose values are the defaults: several small steps, from noise of a smaller norm, suit the
+    embedded model better.
     """
 
     guidance_scale: float = 5.5
-    solver: str = "ddim"
+    inversion_guidance_scale: float = 1.0
     num_inference_steps: int = 10
     num_steps_down: int = 1
+    solver: str = "ddim"
+    evaluate_at: str = "t"
     norm: float = 1.0
 
 

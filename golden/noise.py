@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .checks import check_seed
+from .checks import check_name, check_seed
 from .errors import InvalidInput
 from .families import Embeddings
-from .models import Sampling
+from .models import Redenoise, Sampling
 from .pipelines import denoise
 
 Noise = Float[Tensor, "batch channels height width"]
@@ -40,42 +40,30 @@ def source_noise(seeds: Iterable[SupportsIndex], shape: Sequence[int]) -> Noise:
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in checked])
 
 
-def redenoise(
-    pipeline: Any,
-    source: Noise,
-    embeddings: Embeddings,
-    *,
-    guidance_scale: float = 5.5,
-    inversion_guidance_scale: float = 1.0,
-    num_inference_steps: int = REDENOISE_STEPS,
-    num_steps_down: int = 1,
-    solver: str = "ddim",
-    evaluate_at: str = "t",
-) -> Noise:
+def redenoise(pipeline: Any, source: Noise, embeddings: Embeddings, settings: Redenoise | None = None) -> Noise:
     """Target noise from source noise: one step down from T to T-k, one inversion step back. Source: Eq. 12.
 
-    `evaluate_at` is the timestep at which the model is asked for an inversion step: "t" (where it leads, as the
-    published code and the paper's Eq. 2) or "t-k" (where the latents are). At ten steps of 1000, T is 901 and T-k is
-    801 by DDIM's schedule, 811 by DPM-Solver's; the first step of either is the same function of T and T-k.
+    At ten steps of 1000, T is 901 and T-k is 801 by DDIM's schedule, 811 by DPM-Solver's; the first step of either is
+    the same function of T and T-k.
 
-    Differs from the paper: `num_steps_down` steps may be taken before as many are taken back. Several small steps
-    follow the path that an image takes, and one large step leaves it.
+    Differs from the paper: `settings.num_steps_down` steps may be taken before as many are taken back. Several small
+    steps follow the path that an image takes, and one large step leaves it.
 
     Raises: InvalidInput for an unknown solver or `evaluate_at`, for fewer than 2 steps, or for more steps down than the
     schedule has before its last.
     """
-    if solver not in SOLVERS:
-        raise InvalidInput(f"Unknown solver {solver!r}: choose one of {', '.join(SOLVERS)}.")
-    if evaluate_at not in ("t", "t-k"):
-        raise InvalidInput(f"The inversion step is evaluated at 't' or 't-k', got {evaluate_at!r}.")
-    _check_num_steps(num_inference_steps, num_steps_down)
-    down, back = (getattr(diffusers, name) for name in SOLVERS[solver])
+    settings = settings or Redenoise()
+    down, back = (getattr(diffusers, name) for name in SOLVERS[check_name("solver", settings.solver, SOLVERS)])
+    if settings.evaluate_at not in ("t", "t-k"):
+        raise InvalidInput(f"The inversion step is evaluated at 't' or 't-k', got {settings.evaluate_at!r}.")
+    num_steps = settings.num_inference_steps
+    _check_num_steps(num_steps, settings.num_steps_down)
     config = pipeline.scheduler.config
-    first = _first_steps_of(down, config, num_steps_down)
-    seeds = [0] * len(source)
-    latents = denoise(pipeline, source, embeddings, seeds, Sampling(first, num_inference_steps, guidance_scale))
-    inversion = _steps_back_of(back, config, first.path, evaluate_at)
-    back_up = Sampling(inversion, num_inference_steps, inversion_guidance_scale)
+    first = _first_steps_of(down, config, settings.num_steps_down)
+    seeds, noise = [0] * len(source), source if settings.norm == 1 else settings.norm * source
+    latents = denoise(pipeline, noise, embeddings, seeds, Sampling(first, num_steps, settings.guidance_scale))
+    inversion = _steps_back_of(back, config, first.path, settings.evaluate_at)
+    back_up = Sampling(inversion, num_steps, settings.inversion_guidance_scale)
     return denoise(pipeline, latents, embeddings, seeds, back_up).float().cpu()
 
 

@@ -6,6 +6,7 @@ import torch
 
 from golden.checks import MAX_SEED
 from golden.errors import InvalidInput
+from golden.models import Redenoise
 from golden.noise import (
     SOLVERS,
     at_norm_of,
@@ -92,10 +93,7 @@ def test_redenoise_is_one_step_down_and_one_back(tiny_model, replace_unet, solve
         tiny_model.pipeline,
         source,
         make_embeddings(LEVELS, NEGATIVE),
-        guidance_scale=UP,
-        inversion_guidance_scale=DOWN,
-        solver=solver,
-        evaluate_at=evaluate_at,
+        Redenoise(guidance_scale=UP, inversion_guidance_scale=DOWN, solver=solver, evaluate_at=evaluate_at),
     )
     noisy, cleaner = SPANS[solver]
     (signal, spread), (cleaner_signal, cleaner_spread) = coefficients(noisy), coefficients(cleaner)
@@ -122,9 +120,7 @@ def test_redenoise_equals_equation_12(tiny_model, replace_unet, solver):
         tiny_model.pipeline,
         source,
         make_embeddings(LEVELS, NEGATIVE),
-        guidance_scale=UP,
-        inversion_guidance_scale=DOWN,
-        solver=solver,
+        Redenoise(guidance_scale=UP, inversion_guidance_scale=DOWN, solver=solver),
     )
     noisy, cleaner = SPANS[solver]
     (alpha, sigma), (alpha_k, sigma_k) = coefficients(noisy), coefficients(cleaner)
@@ -147,12 +143,14 @@ def test_equal_guidance_both_ways_gives_the_source_noise_back(
         tiny_model.pipeline,
         source,
         make_embeddings([0.4], NEGATIVE),
-        guidance_scale=3.0,
-        inversion_guidance_scale=3.0,
-        solver=solver,
-        evaluate_at=evaluate_at,
-        num_inference_steps=num_inference_steps,
-        num_steps_down=num_steps_down,
+        Redenoise(
+            guidance_scale=3.0,
+            inversion_guidance_scale=3.0,
+            solver=solver,
+            evaluate_at=evaluate_at,
+            num_inference_steps=num_inference_steps,
+            num_steps_down=num_steps_down,
+        ),
     )
     assert torch.allclose(target, source, atol=2e-4 if num_steps_down == 6 else 2e-5)
 
@@ -170,10 +168,7 @@ def test_several_steps_down_are_taken_back_one_by_one(tiny_model, replace_unet, 
         tiny_model.pipeline,
         source,
         make_embeddings([LEVELS[0]], NEGATIVE),
-        guidance_scale=UP,
-        num_inference_steps=20,
-        num_steps_down=3,
-        evaluate_at=evaluate_at,
+        Redenoise(guidance_scale=UP, num_inference_steps=20, num_steps_down=3, evaluate_at=evaluate_at),
     )
     path = [951, 901, 851, 801]
     assert asked == path[:3] + back
@@ -190,8 +185,12 @@ def test_several_steps_down_are_taken_back_one_by_one(tiny_model, replace_unet, 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_redenoise_rows_do_not_see_each_other(tiny_model, replace_unet, solver):
     replace_unet(lambda x, t, level: 0.3 * x + level)
-    both = redenoise(tiny_model.pipeline, source_noise([1, 2], SHAPE), make_embeddings(LEVELS), solver=solver)
-    one = redenoise(tiny_model.pipeline, source_noise([2], SHAPE), make_embeddings(LEVELS[1:]), solver=solver)
+    both = redenoise(
+        tiny_model.pipeline, source_noise([1, 2], SHAPE), make_embeddings(LEVELS), Redenoise(solver=solver)
+    )
+    one = redenoise(
+        tiny_model.pipeline, source_noise([2], SHAPE), make_embeddings(LEVELS[1:]), Redenoise(solver=solver)
+    )
     assert torch.allclose(both[1:], one, atol=1e-6)
 
 
@@ -218,7 +217,7 @@ def test_redenoise_asks_the_real_network_of_the_pipeline(tiny_model):
 )
 def test_redenoise_refuses(tiny_model, settings):
     with pytest.raises(InvalidInput):
-        redenoise(tiny_model.pipeline, source_noise([0], SHAPE), make_embeddings([0.0]), **settings)
+        redenoise(tiny_model.pipeline, source_noise([0], SHAPE), make_embeddings([0.0]), Redenoise(**settings))
 
 
 # --- repaint ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""Kinds of target noise, by the names that --targets takes, such as 10x1, 20x5@2.5:0.7, npnet*2 or source."""
+
+import re
+
+from torch import Tensor
+
+from golden.arms import ARMS, Conditions, mix
+from golden.errors import InvalidInput
+from golden.model import Model
+from golden.models import ModelSpec, Redenoise
+from golden.noise import redenoise
+from golden.pipelines import Embeddings
+from train.settings import CollectionSettings
+
+_NUMBER = r"\d{1,3}(?:\.\d+)?"
+_TARGET = re.compile(
+    rf"(?P<noise>source|npnet(?:\*(?P<strength>{_NUMBER}))?"
+    rf"|(?P<steps>\d{{1,4}})x(?P<down>\d{{1,4}})(?:@(?P<guidance>{_NUMBER}))?)"
+    rf"(?::(?P<norm>{_NUMBER}))?"
+)
+
+
+def parse_target(name: str) -> re.Match[str]:
+    """The parts of a target's name: noise, strength, steps, down, guidance, norm; None for what it leaves out.
+
+    Raises: InvalidInput for anything else.
+    """
+    parts = _TARGET.fullmatch(name)
+    if not parts:
+        raise InvalidInput(
+            "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
+            f"optionally followed by :NORM such as :0.7, got {name[:40]!r}."
+        )
+    return parts
+
+
+def default_target(spec: ModelSpec) -> str:
+    """The name of the target that a model's own re-denoise settings make."""
+    settings = spec.redenoise
+    name = f"{settings.num_inference_steps}x{settings.num_steps_down}"
+    return name + (f":{settings.norm:g}" if settings.norm != 1 else "")
+
+
+def make_target(
+    name: str, model: Model, settings: CollectionSettings, source: Tensor, embeddings: Embeddings
+) -> Tensor:
+    """Target noise (B, C, h, w) of a kind in --targets from source noise (B, C, h, w). Raises: as `parse_target`."""
+    parts = parse_target(name)
+    norm = float(parts["norm"] or 1)
+    if parts["noise"] == "source":
+        return norm * source
+    if parts["noise"].startswith("npnet"):
+        golden = ARMS["npnet"](norm * source, Conditions(model, model.npnet, embeddings, []))
+        return mix(norm * source, golden, float(parts["strength"] or 1))
+    own = model.spec.redenoise
+    target = Redenoise(
+        guidance_scale=float(parts["guidance"] or settings.redenoise_guidance_scale or own.guidance_scale),
+        inversion_guidance_scale=settings.inversion_guidance_scale,
+        num_inference_steps=int(parts["steps"]),
+        num_steps_down=int(parts["down"]),
+        solver=settings.redenoise_solver or own.solver,
+        evaluate_at=settings.evaluate_at,
+        norm=norm,
+    )
+    return redenoise(model.pipeline, source, embeddings, target)
