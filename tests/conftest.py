@@ -27,12 +27,12 @@ if "golden" not in sys.modules:  # this file is imported twice: by pytest, and b
     typing.Protocol._is_runtime_protocol = True
     install_import_hook("golden", "beartype.beartype")
 
-from golden.arms import find_arm
+from golden.arms import ARMS, find_arm
 from golden.errors import MissingWeights
 from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
 from golden.judges.inputs import load_tokenizer
 from golden.model import Model, load_model
-from golden.models import MODELS
+from golden.models import MODELS, RewardSettings
 from golden.npnet import (
     LayoutConfig,
     NPNet,
@@ -46,6 +46,7 @@ from golden.npnet import (
 from golden.pipelines import Embeddings
 from golden.request import CompareRequest
 from golden.shapes import parse_caption
+from golden.verifier import make_verifier
 
 # What people type or files hold comes here before anything has looked at it, and is refused in a sentence of golden's
 # own.
@@ -56,6 +57,8 @@ for takes_anything in (find_arm, parse_caption, *(config.__init__ for config in 
 SIZE = 8
 """Latents of the tiny models are (4, SIZE, SIZE)."""
 NUM_TOKENS = 77
+EVERY_ARM = tuple(name for name in ARMS if name not in ("select_16", "select_64"))
+"""All arms but those that do the same as select_4 with more noises, which takes long."""
 EMBEDDING_DIM = 32
 
 SDXL_SCHEDULE = {
@@ -242,17 +245,26 @@ def tiny_npnet_file(tmp_path_factory) -> Path:
     return path
 
 
+def add_verifier(model: Model) -> Model:
+    """The model with a verifier of random weights, and a reward of few steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        verifier = make_verifier(model.pipeline, hidden=8)
+    spec = replace(model.spec, reward=RewardSettings(num_steps=1))
+    return replace(model, spec=spec, verifier=verifier.requires_grad_(False).eval())
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
-    """The tiny SDXL with its NPNet. Shared by all tests: leave it as it was found."""
-    return load_model(tiny_sdxl_folder, npnet=tiny_npnet_file)
+    """The tiny SDXL with its NPNet and a verifier. Shared by all tests: leave it as it was found."""
+    return add_verifier(load_model(tiny_sdxl_folder, npnet=tiny_npnet_file))
 
 
 @pytest.fixture(scope="session")
 def tiny_shapes(tiny_model) -> Model:
     """The same as if it were the embedded model: prompts are captions, and images are checked."""
     spec = replace(tiny_model.spec, name="shapes", checker="shapes")
-    return Model(spec, tiny_model.pipeline, tiny_model.npnet)
+    return Model(spec, tiny_model.pipeline, tiny_model.npnet, tiny_model.verifier)
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +284,8 @@ def spared_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
 
 @pytest.fixture(scope="session")
 def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
-    """The tiny Hunyuan-DiT with an NPNet that fits it."""
-    return load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file)
+    """The tiny Hunyuan-DiT with an NPNet that fits it, and a verifier."""
+    return add_verifier(load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file))
 
 
 @pytest.fixture(scope="session")
@@ -292,7 +304,7 @@ def tiny_controlnet_folder(tiny_model, tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_steered(tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file) -> Model:
     """The tiny SDXL steered by the ControlNet."""
-    return load_model(f"{tiny_sdxl_folder}+{tiny_controlnet_folder}", npnet=tiny_npnet_file)
+    return add_verifier(load_model(f"{tiny_sdxl_folder}+{tiny_controlnet_folder}", npnet=tiny_npnet_file))
 
 
 @pytest.fixture

@@ -1,22 +1,23 @@
-"""The arms: one contract, and each is the control that it says it is."""
+"""The arms: one contract, and each is the control that it is meant to be."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from golden.arms import _UNRELATED, ARMS, Conditions, find_arm, mix
+from golden.arms import _UNRELATED, Conditions, find_arm, make_noises, mix
+from golden.checkers import find_checker
 from golden.errors import InvalidInput, MissingWeights
 from golden.noise import noise_health, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import parse_caption
-from tests.conftest import SIZE
+from tests.conftest import EVERY_ARM, SIZE
 
 SHAPE = (4, SIZE, SIZE)
 
 
 def make_conditions(model, prompts: list[str], seeds: list[int]) -> Conditions:
-    return Conditions(model.spec, model.pipeline, model.npnet, encode_prompts(model.pipeline, prompts), seeds)
+    return Conditions(model, model.npnet, encode_prompts(model.pipeline, prompts), seeds)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def source() -> torch.Tensor:
     return source_noise([4, 5], SHAPE)
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", EVERY_ARM)
 @pytest.mark.parametrize("model", ["conditions", "hunyuan_conditions"])
 def test_contract(name, model, source, request):
     conditions = request.getfixturevalue(model)
@@ -49,7 +50,7 @@ def test_contract(name, model, source, request):
     assert torch.equal(noise, source) == (name == "standard")
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if name != "npnet_other_prompt"])
+@pytest.mark.parametrize("name", [name for name in EVERY_ARM if name != "mismatched"])
 def test_rows_do_not_see_each_other(name, source, conditions, tiny_model):
     together = find_arm(name)(source, conditions)
     alone = find_arm(name)(source[1:], make_conditions(tiny_model, ["two blue hearts"], [5]))
@@ -61,10 +62,17 @@ def test_npnet_is_the_networks_answer(source, conditions):
     assert torch.allclose(find_arm("npnet")(source, conditions), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["npnet", "random", "length", "npnet_other_prompt", "npnet_unit_std"])
+@pytest.mark.parametrize("name", ["npnet", "random", "norm", "mismatched", "unit_std"])
 def test_a_model_without_npnet_says_so(name, source, conditions):
     with pytest.raises(MissingWeights, match="--npnet"):
         find_arm(name)(source, replace(conditions, npnet=None))
+
+
+@pytest.mark.parametrize("name", ["ascent", "select_4", "select_16", "select_64"])
+def test_a_model_without_verifier_says_so(name, source, conditions):
+    bare = replace(conditions, model=replace(conditions.model, verifier=None))
+    with pytest.raises(MissingWeights, match="There is no verifier"):
+        find_arm(name)(source, bare)
 
 
 def test_random_goes_as_far_as_npnet_and_elsewhere(source, conditions):
@@ -74,36 +82,36 @@ def test_random_goes_as_far_as_npnet_and_elsewhere(source, conditions):
     assert torch.cosine_similarity((golden - source).flatten(1), (control - source).flatten(1)).abs().max() < 0.25
 
 
-def test_length_takes_npnets_length_and_the_sources_direction(source, conditions):
+def test_norm_takes_npnets_norm_and_the_sources_direction(source, conditions):
     golden, control = (
         find_arm("npnet")(source, conditions).flatten(1),
-        find_arm("length")(source, conditions).flatten(1),
+        find_arm("norm")(source, conditions).flatten(1),
     )
     assert torch.allclose(control.norm(dim=1), golden.norm(dim=1))
     assert torch.allclose(torch.cosine_similarity(control, source.flatten(1)), torch.ones(2))
 
 
 def test_unit_std_has_the_sources_mean_and_spread(source, conditions):
-    control = noise_health(find_arm("npnet_unit_std")(source, conditions))
+    control = noise_health(find_arm("unit_std")(source, conditions))
     plain = noise_health(source)
     assert torch.allclose(control["mean"], plain["mean"], atol=1e-5)
     assert torch.allclose(control["std"], plain["std"], atol=1e-5)
 
 
-def prompts_told(model, prompts: list[str]) -> list[torch.Tensor]:
-    """What each row's NPNet was told by the control arm."""
+def mismatched_embeddings(model, prompts: list[str]) -> list[torch.Tensor]:
+    """The prompt embeddings that NPNet is given by the control arm, row by row."""
     conditions = make_conditions(model, prompts, list(range(len(prompts))))
-    told = []
+    given = []
 
     def listen(module, inputs):
-        told.extend(inputs[1].unbind())
+        given.extend(inputs[1].unbind())
 
     hook = model.npnet.register_forward_pre_hook(listen)
     try:
-        find_arm("npnet_other_prompt")(source_noise(range(len(prompts)), SHAPE), conditions)
+        find_arm("mismatched")(source_noise(range(len(prompts)), SHAPE), conditions)
     finally:
         hook.remove()
-    return told
+    return given
 
 
 @pytest.mark.parametrize(
@@ -114,25 +122,39 @@ def prompts_told(model, prompts: list[str]) -> list[torch.Tensor]:
         ["a star", "a heart", "a star"],
     ],
 )
-def test_other_prompt_is_never_the_rows_own(tiny_model, prompts):
-    told = prompts_told(tiny_model, prompts)
+def test_a_mismatched_prompt_is_never_the_rows_own(tiny_model, prompts):
+    given = mismatched_embeddings(tiny_model, prompts)
     known = encode_prompts(tiny_model.pipeline, prompts)["prompt_embeds"]
-    for index, heard in enumerate(told):
-        own = [torch.equal(heard, row) for row in known]
+    for index, other in enumerate(given):
+        own = [torch.equal(other, row) for row in known]
         assert any(own)
         assert not own[index]
 
 
-@pytest.mark.parametrize("prompts", [["a star"], ["a star"] * 3, [_UNRELATED[False][0]], [_UNRELATED[False][1]]])
-def test_other_prompt_of_a_prompt_alone_is_an_unrelated_one(tiny_model, prompts):
-    told = prompts_told(tiny_model, prompts)
+@pytest.mark.parametrize("prompts", [["a star"], ["a star"] * 3, [_UNRELATED[0]], [_UNRELATED[1]]])
+def test_where_all_prompts_are_one_the_mismatched_one_is_unrelated(tiny_model, prompts):
+    given = mismatched_embeddings(tiny_model, prompts)
     own = encode_prompts(tiny_model.pipeline, prompts[:1])["prompt_embeds"][0]
-    assert len(told) == len(prompts)
-    assert not any(torch.equal(heard, own) for heard in told)
+    assert len(given) == len(prompts)
+    assert not any(torch.equal(other, own) for other in given)
 
 
-def test_unrelated_prompts_are_captions():
-    assert len({str(parse_caption(caption)) for caption in _UNRELATED[True]}) == 2
+def test_a_model_with_a_checker_gets_mismatched_prompts_that_it_knows(tiny_shapes):
+    unrelated = find_checker("shapes").unrelated
+    assert len({str(parse_caption(caption)) for caption in unrelated}) == 2
+    for prompt, other in ("a star", unrelated[0]), (unrelated[0], unrelated[1]):
+        (given,) = mismatched_embeddings(tiny_shapes, [prompt])
+        assert torch.equal(given, encode_prompts(tiny_shapes.pipeline, [other])["prompt_embeds"][0])
+
+
+def test_make_noises_is_every_arm_with_its_strength_and_its_time(source, conditions):
+    arms = ("standard", "npnet", "norm")
+    noises, seconds = make_noises(arms, source, conditions, strength=0.5)
+    assert tuple(noises) == tuple(seconds) == arms
+    assert torch.equal(noises["standard"], source)
+    for arm in arms:
+        assert torch.equal(noises[arm], mix(source, find_arm(arm)(source, conditions), 0.5))
+        assert seconds[arm] >= 0
 
 
 def test_strength_is_a_straight_line(source):

@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import diffusers
 import huggingface_hub
@@ -17,14 +16,16 @@ import transformers
 from PIL import Image
 
 from golden import pipelines
-from golden.compare import CompareRequest, load_model, run_comparison
+from golden.compare import run_comparison
 from golden.errors import GoldenError, InvalidInput, MissingWeights
-from golden.models import MODELS, find_model
+from golden.model import load_model, pick_device
+from golden.models import MODELS, Sampling, find_model
 from golden.noise import redenoise, source_noise
 from golden.pipelines import (
     add_control,
     choose_memory,
     decode,
+    decode_pixels,
     denoise,
     encode_prompts,
     find_cut,
@@ -35,7 +36,9 @@ from golden.pipelines import (
     needed_memory,
     pixels_to_images,
     repeat_embeddings,
+    sample_images,
 )
+from golden.request import CompareRequest
 from golden.samplers import SAMPLERS
 from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
 
@@ -150,9 +153,7 @@ def test_denoise_is_the_pipelines_own_call(any_model):
     own = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False)
     noise = source_noise([1, 2], SHAPE)
     prompts = ["a red star", "a blue heart"]
-    latents = denoise(
-        pipeline, noise, encode_prompts(pipeline, prompts), [0, 0], num_inference_steps=3, guidance_scale=4.0
-    )
+    latents = denoise(pipeline, noise, encode_prompts(pipeline, prompts), [0, 0], Sampling("ddim", 3, 4.0))
     arguments = {"use_resolution_binning": False} if "Hunyuan" in type(pipeline).__name__ else {}
     before = pipeline.scheduler
     try:
@@ -174,7 +175,7 @@ def test_denoise_is_the_pipelines_own_call(any_model):
 def test_denoise_takes_other_sizes_and_shapes(any_model):
     noise = source_noise([1], (4, SIZE, 2 * SIZE))
     embeddings = encode_prompts(any_model.pipeline, ["a star"])
-    latents = denoise(any_model.pipeline, noise, embeddings, [0], num_inference_steps=1, guidance_scale=2.0)
+    latents = denoise(any_model.pipeline, noise, embeddings, [0], Sampling("ddim", 1, 2.0))
     assert latents.shape == noise.shape
     assert decode(any_model.pipeline, latents)[0].size == (16 * SIZE, 8 * SIZE)
 
@@ -187,8 +188,7 @@ def test_on_step_counts_and_shows(any_model):
         noise,
         encode_prompts(any_model.pipeline, ["a star", "a heart"]),
         [0, 0],
-        num_inference_steps=3,
-        guidance_scale=2.0,
+        Sampling("ddim", 3, 2.0),
         on_step=lambda *arguments: seen.append(arguments),
     )
     assert [(step, num_steps) for step, num_steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
@@ -207,16 +207,16 @@ def test_an_exception_stops_the_run_and_the_scheduler_comes_back(any_model):
             raise KeyboardInterrupt
 
     noise, embeddings = source_noise([1], SHAPE), encode_prompts(pipeline, ["a star"])
-    arguments = {"num_inference_steps": 5, "guidance_scale": 2.0}
+    sampling = Sampling("ddim", 5, 2.0)
     with pytest.raises(KeyboardInterrupt):
-        denoise(pipeline, noise, embeddings, [0], on_step=stop, **arguments)
+        denoise(pipeline, noise, embeddings, [0], sampling, on_step=stop)
     assert steps == [1, 2]
     assert pipeline.scheduler is scheduler
     assert dict(scheduler.config) == config
     with pytest.raises(InvalidInput):
-        denoise(pipeline, noise, embeddings, [0], sampler="nothing", **arguments)
+        denoise(pipeline, noise, embeddings, [0], replace(sampling, sampler="nothing"))
     assert pipeline.scheduler is scheduler
-    assert denoise(pipeline, noise, embeddings, [0], **arguments).isfinite().all()
+    assert denoise(pipeline, noise, embeddings, [0], sampling).isfinite().all()
 
 
 def test_redenoise_works_for_every_class(any_model):
@@ -226,29 +226,35 @@ def test_redenoise_works_for_every_class(any_model):
     assert not torch.equal(target, source)
 
 
-def test_a_controlnet_gets_its_picture(tiny_model, tiny_steered, edges):
-    """Brought to the size of what is painted, as the pipeline itself would, in every row."""
+def test_a_controlnet_gets_its_control_image(tiny_model, tiny_steered, edges):
+    """Resized to the generated images, as the pipeline itself would, in every row."""
     pipeline, noise = tiny_steered.pipeline, source_noise([1, 2], SHAPE)
-    arguments = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    sampling = Sampling("ddim", 2, 3.0)
     embeddings = encode_prompts(pipeline, ["a star", "a heart"])
-    free = denoise(tiny_model.pipeline, noise, embeddings, [0, 0], **arguments)
+    free = denoise(tiny_model.pipeline, noise, embeddings, [0, 0], sampling)
     controlled = add_control(pipeline, embeddings, edges, SHAPE)
-    steered = denoise(pipeline, noise, controlled, [0, 0], **arguments)
+    steered = denoise(pipeline, noise, controlled, [0, 0], sampling)
     assert not torch.allclose(steered, free, atol=1e-3)
     own = embeddings | {"image": [edges, edges]}
     with torch.inference_mode():
         expected = pipeline(
-            **own, latents=noise, height=8 * SIZE, width=8 * SIZE, output_type="latent", **arguments
+            **own,
+            latents=noise,
+            height=8 * SIZE,
+            width=8 * SIZE,
+            output_type="latent",
+            num_inference_steps=2,
+            guidance_scale=3.0,
         ).images
     pipeline.maybe_free_model_hooks()
-    sampled = denoise(pipeline, noise, controlled, [0, 0], sampler=pipeline.scheduler, **arguments)
+    sampled = denoise(pipeline, noise, controlled, [0, 0], replace(sampling, sampler=pipeline.scheduler))
     assert torch.allclose(sampled, expected, atol=1e-2)
 
 
 def test_a_steered_folder_is_loaded_as_a_whole(tiny_steered, tmp_path):
     tiny_steered.pipeline.save_pretrained(tmp_path)
     spec = find_model(str(tmp_path))
-    assert spec.is_steered
+    assert spec.needs_control
     pipeline = load_pipeline(spec)
     assert torch.equal(pipeline.controlnet.conv_in.weight, tiny_steered.pipeline.controlnet.conv_in.weight)
 
@@ -266,7 +272,50 @@ def test_a_damaged_controlnet_gets_one_sentence(tiny_sdxl_folder, tiny_controlne
     assert "\n" not in str(caught.value)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_gradients_reach_the_noise(any_model, sampler):
+    """And the latents are those of a run without them."""
+    pipeline, sampling = any_model.pipeline, Sampling(sampler, 3, 4.0)
+    noise, embeddings = source_noise([1, 2], SHAPE), encode_prompts(pipeline, ["a star", "a heart"])
+    plain = denoise(pipeline, noise, embeddings, [0, 0], sampling)
+    assert not plain.requires_grad
+    leaf = noise.clone().requires_grad_(True)
+    latents = denoise(pipeline, leaf, embeddings, [0, 0], sampling, grad=True)
+    assert torch.allclose(latents, plain, atol=1e-6)
+    (gradient,) = torch.autograd.grad(latents[0].square().sum(), leaf)
+    assert gradient.isfinite().all()
+    assert gradient[0].abs().max() > 1e-3
+    assert (gradient[1] == 0).all()  # rows do not see each other
+
+
+def test_gradients_are_those_of_finite_differences(tiny_model):
+    pipeline, sampling = tiny_model.pipeline, Sampling("ddim", 2, 3.0)
+    embeddings, direction = encode_prompts(pipeline, ["a star"]), source_noise([2], SHAPE)
+    leaf = source_noise([1], SHAPE).requires_grad_(True)
+    latents = denoise(pipeline, leaf, embeddings, [0], sampling, grad=True)
+    (gradient,) = torch.autograd.grad((latents * direction).sum(), leaf)
+    ahead, behind = (
+        denoise(pipeline, leaf.detach() + step * direction, embeddings, [0], sampling) for step in (0.01, -0.01)
+    )
+    slope = ((ahead - behind) * direction).sum() / 0.02
+    assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=1e-2)
+
+
+def test_pixels_are_differentiable_and_the_image(any_model):
+    latents = source_noise([1, 2], SHAPE).requires_grad_(True)
+    pixels = decode_pixels(any_model.pipeline, latents)
+    assert pixels.shape == (2, 3, 8 * SIZE, 8 * SIZE)
+    (gradient,) = torch.autograd.grad(pixels[0].sum(), latents)
+    assert gradient[0].abs().max() > 0
+    assert (gradient[1] == 0).all()
+    images = decode(any_model.pipeline, latents.detach())
+    assert [image.tobytes() for image in pixels_to_images(pixels.detach())] == [image.tobytes() for image in images]
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def test_latent_shape(any_model):
@@ -281,7 +330,7 @@ def test_a_size_that_no_latents_have_is_refused(any_model, pixels):
             latent_shape(any_model.pipeline, **size)
 
 
-def test_hunyuan_paints_in_patches_of_two_latents(tiny_hunyuan):
+def test_hunyuans_latents_come_in_patches_of_two(tiny_hunyuan):
     with pytest.raises(InvalidInput, match="multiple of 16 pixels, got 72"):
         latent_shape(tiny_hunyuan.pipeline, height=72)
 
@@ -289,6 +338,16 @@ def test_hunyuan_paints_in_patches_of_two_latents(tiny_hunyuan):
 def test_an_inpainting_unet_has_latents_of_four_channels(tiny_model, monkeypatch):
     monkeypatch.setitem(tiny_model.pipeline.unet._internal_dict, "in_channels", 9)
     assert latent_shape(tiny_model.pipeline) == SHAPE
+
+
+def test_sample_images_is_denoise_and_decode(any_model):
+    noise, embeddings = source_noise([1, 2], SHAPE), encode_prompts(any_model.pipeline, ["a star", "a heart"])
+    sampling, steps = Sampling("euler_a", 2, 3.0), []
+    images = sample_images(any_model, noise, embeddings, [5, 6], sampling, on_step=lambda *step: steps.append(step[:2]))
+    latents = denoise(any_model.pipeline, noise, embeddings, [5, 6], sampling)
+    expected = decode(any_model.pipeline, latents)
+    assert [image.tobytes() for image in images] == [image.tobytes() for image in expected]
+    assert steps == [(1, 2), (2, 2)]
 
 
 def test_decode_works_in_parts(tiny_model, monkeypatch):
@@ -302,10 +361,10 @@ def test_decode_works_in_parts(tiny_model, monkeypatch):
         return whole(part, **kwargs)
 
     monkeypatch.setattr(vae, "decode", listen)
-    pictures = decode(tiny_model.pipeline, latents)
+    images = decode(tiny_model.pipeline, latents)
     assert sizes == [8, 8, 3]
-    for picture, other in zip(pictures, single, strict=True):
-        assert np.abs(np.asarray(picture, int) - np.asarray(other, int)).max() <= 1
+    for image, other in zip(images, single, strict=True):
+        assert np.abs(np.asarray(image, int) - np.asarray(other, int)).max() <= 1
 
 
 @pytest.mark.parametrize(("force_upcast", "expected"), [(True, torch.float32), (False, torch.float16)])
@@ -320,32 +379,34 @@ def test_a_vae_that_overflows_in_half_precision_decodes_in_fp32(
         return (torch.zeros(len(latents), 3, 8, 8, dtype=latents.dtype),)
 
     monkeypatch.setattr(vae, "decode", decode_as)
-    pictures = decode(SimpleNamespace(vae=vae, maybe_free_model_hooks=lambda: None), source_noise([1], SHAPE).half())
+    pipeline = copy.copy(tiny_model.pipeline)
+    pipeline.vae = vae
+    images = decode(pipeline, source_noise([1], SHAPE).half())
     assert seen == [expected] * 2
-    assert pictures[0].getpixel((0, 0)) == (128, 128, 128)
+    assert images[0].getpixel((0, 0)) == (128, 128, 128)
     assert vae.dtype == torch.float16  # and back again
     assert caplog.text == ""
 
 
 def test_decode_is_the_pipelines_own(tiny_model):
     latents = source_noise([1, 2], SHAPE)
-    pictures = decode(tiny_model.pipeline, latents)
+    images = decode(tiny_model.pipeline, latents)
     with torch.inference_mode():
         decoded = tiny_model.pipeline.vae.decode(latents / tiny_model.pipeline.vae.config.scaling_factor).sample
     expected = tiny_model.pipeline.image_processor.postprocess(decoded, output_type="pil")
-    assert [picture.size for picture in pictures] == [(8 * SIZE, 8 * SIZE)] * 2
-    for picture, other in zip(pictures, expected, strict=True):
-        assert np.abs(np.asarray(picture, int) - np.asarray(other, int)).max() <= 1
+    assert [image.size for image in images] == [(8 * SIZE, 8 * SIZE)] * 2
+    for image, other in zip(images, expected, strict=True):
+        assert np.abs(np.asarray(image, int) - np.asarray(other, int)).max() <= 1
 
 
-def test_pictures_survive_the_way_to_pixels_and_back():
+def test_images_survive_the_way_to_pixels_and_back():
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)) for _ in range(2)]
-    pixels = images_to_pixels(pictures)
+    images = [Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)) for _ in range(2)]
+    pixels = images_to_pixels(images)
     assert pixels.shape == (2, 3, 6, 9)
     assert pixels.min() >= -1
     assert pixels.max() <= 1
-    assert [p.tobytes() for p in pixels_to_images(pixels)] == [p.tobytes() for p in pictures]
+    assert [image.tobytes() for image in pixels_to_images(pixels)] == [image.tobytes() for image in images]
     far = torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
     assert np.asarray(pixels_to_images(far)[0])[0].tolist() == [[0, 0, 0], [255, 255, 255]]
 
@@ -356,8 +417,8 @@ def test_pictures_survive_the_way_to_pixels_and_back():
 def test_a_folder_is_loaded_as_the_class_it_names(tiny_sdxl_folder, tiny_hunyuan_folder):
     spec = find_model(tiny_hunyuan_folder)
     assert spec.pipeline == "HunyuanDiTPipeline"
-    assert (spec.repo, spec.npnet, spec.is_shapes) == (tiny_hunyuan_folder, None, False)
-    assert spec.guidance_scale == MODELS["hunyuan-dit"].guidance_scale
+    assert (spec.repo, spec.npnet, spec.checker) == (tiny_hunyuan_folder, None, None)
+    assert spec.sampling == MODELS["hunyuan-dit"].sampling
     assert find_model(tiny_sdxl_folder).pipeline == "StableDiffusionXLPipeline"
     assert load_model(tiny_sdxl_folder).npnet is None
 
@@ -370,14 +431,14 @@ def write_index(folder: Path, text: str) -> str:
 
 def test_a_folder_does_not_pass_for_a_registered_model_by_its_name(tmp_path):
     spec = find_model(write_index(tmp_path / "shapes", json.dumps({"_class_name": "StableDiffusionXLPipeline"})))
-    assert not spec.is_shapes
+    assert spec.checker is None
     assert spec.title == "shapes"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"_class_name": "FluxPipeline"}', "class 'FluxPipeline'"),
+        ('{"_class_name": "FluxPipeline"}', "'FluxPipeline'"),
         ("not json", "damaged"),
         ("[]", "damaged"),
         ("{}", "damaged"),
@@ -446,10 +507,35 @@ def test_a_damaged_folder(tiny_sdxl_folder, tmp_path, part, damage):
 
 
 def test_a_comparison_runs_on_hunyuan(tiny_hunyuan):
-    request = CompareRequest("a red star", num_inference_steps=2, arms=("standard", "npnet", "inversion"))
+    request = CompareRequest(prompt="a red star", num_inference_steps=2, arms=("standard", "npnet", "inversion"))
     comparison = run_comparison(request, tiny_hunyuan)
     assert list(comparison.images) == ["standard", "npnet", "inversion"]
     assert comparison.verdicts == {}
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_fastest_device_is_picked(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device() == pick_device("auto") == expected
+
+
+def test_a_device_may_be_named():
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("meta") == "meta"
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:999", "", "mps" if torch.cuda.is_available() else "cuda"])
+def test_a_device_that_is_not_here_is_refused_in_one_sentence(name):
+    with pytest.raises(InvalidInput, match=f"The model cannot run on {name!r}: ") as caught:
+        pick_device(name)
+    assert "\n" not in str(caught.value)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -460,22 +546,22 @@ def spared_hunyuan(tiny_hunyuan_folder, tiny_npnet_file):
     return load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file, memory="low")
 
 
-def assert_paints_alike(model, spared, **settings) -> None:
+def assert_generate_alike(model, spared, sampling: Sampling) -> None:
     noise, prompts = source_noise([1, 2], SHAPE), ["a red star", "a heart"]
     latents = [
-        denoise(each.pipeline, noise, encode_prompts(each.pipeline, prompts), [3, 4], guidance_scale=4.0, **settings)
+        denoise(each.pipeline, noise, encode_prompts(each.pipeline, prompts), [3, 4], sampling)
         for each in (model, spared)
     ]
     assert (latents[0] - latents[1]).abs().max() <= 1e-3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_rows_one_after_the_other_paint_as_in_a_batch(tiny_model, spared_model, sampler):
-    assert_paints_alike(tiny_model, spared_model, sampler=sampler, num_inference_steps=4)
+def test_rows_one_after_the_other_are_as_in_a_batch(tiny_model, spared_model, sampler):
+    assert_generate_alike(tiny_model, spared_model, Sampling(sampler, 4, 4.0))
 
 
-def test_hunyuans_rows_one_after_the_other_paint_as_in_a_batch(tiny_hunyuan, spared_hunyuan):
-    assert_paints_alike(tiny_hunyuan, spared_hunyuan, sampler="euler_a", num_inference_steps=3)
+def test_hunyuans_rows_one_after_the_other_are_as_in_a_batch(tiny_hunyuan, spared_hunyuan):
+    assert_generate_alike(tiny_hunyuan, spared_hunyuan, Sampling("euler_a", 3, 4.0))
 
 
 def test_where_memory_is_low_one_row_is_at_work_and_all_steps_are_counted(spared_model):
@@ -488,8 +574,7 @@ def test_where_memory_is_low_one_row_is_at_work_and_all_steps_are_counted(spared
             noise,
             embeddings,
             [0] * 3,
-            num_inference_steps=2,
-            guidance_scale=4.0,
+            Sampling("ddim", 2, 4.0),
             on_step=lambda step, num_steps, estimate: counts.append((step, num_steps, len(estimate))),
         )
     finally:
@@ -499,14 +584,14 @@ def test_where_memory_is_low_one_row_is_at_work_and_all_steps_are_counted(spared
     assert counts == [(step, 6, 1) for step in range(1, 7)]
 
 
-def test_where_memory_is_low_the_vae_sees_one_picture_in_tiles(tiny_model, spared_model, monkeypatch):
+def test_where_memory_is_low_the_vae_sees_one_image_in_tiles(tiny_model, spared_model, monkeypatch):
     vae, seen = spared_model.pipeline.vae, []
     hook = vae.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
     try:
-        pictures = decode(spared_model.pipeline, source_noise([1, 2], (4, 96, 40)))
+        images = decode(spared_model.pipeline, source_noise([1, 2], (4, 96, 40)))
     finally:
         hook.remove()
-    assert [picture.size for picture in pictures] == [(8 * 40, 8 * 96)] * 2
+    assert [image.size for image in images] == [(8 * 40, 8 * 96)] * 2
     assert len(seen) == 4
     assert all(batch == 1 and max(height, width) <= 64 for batch, _, height, width in seen)
     small = source_noise([1, 2], SHAPE)  # a single tile
@@ -515,12 +600,12 @@ def test_where_memory_is_low_the_vae_sees_one_picture_in_tiles(tiny_model, spare
 
 
 def test_parts_leave_the_device_when_their_work_is_done(spared_model, monkeypatch):
-    """After each of the three stages every part is told to leave, so that NPNet, arms and judges find room."""
+    """After each of the three stages every part is sent away, so that NPNet, arms and judges find room."""
     pipeline, freed = spared_model.pipeline, []
     monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
     embeddings = encode_prompts(pipeline, ["a prompt that nobody has asked for yet"])
     assert len(freed) == 1
-    latents = denoise(pipeline, source_noise([1], SHAPE), embeddings, [0], num_inference_steps=1, guidance_scale=4.0)
+    latents = denoise(pipeline, source_noise([1], SHAPE), embeddings, [0], Sampling("ddim", 1, 4.0))
     assert len(freed) > 1
     del freed[:]
     decode(pipeline, latents)
@@ -552,7 +637,7 @@ def test_auto_is_high_on_the_cpu(tiny_sdxl_folder):
 def test_on_a_gpu_nothing_is_left_there(folder, tiny_npnet_file, request):
     folder = request.getfixturevalue(folder)
     high, low = (load_model(folder, npnet=tiny_npnet_file, device="cuda", memory=memory) for memory in ("high", "low"))
-    settings = CompareRequest("a red star", num_inference_steps=2)
+    settings = CompareRequest(prompt="a red star", num_inference_steps=2)
     expected, comparison = run_comparison(settings, high), run_comparison(settings, low)
     parts = [part for part in low.pipeline.components.values() if isinstance(part, torch.nn.Module)]
     assert {value.device.type for part in [*parts, low.npnet] for value in part.parameters()} == {"cpu"}
