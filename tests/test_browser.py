@@ -1,4 +1,4 @@
-"""The page in a real Chromium, used as a person uses it. GOLDEN_SCREENSHOTS=FOLDER keeps pictures of it."""
+"""The page in a real Chromium, used as a person uses it. GOLDEN_SCREENSHOTS=FOLDER keeps screenshots of it."""
 
 import os
 import re
@@ -12,11 +12,12 @@ import pytest
 from test_app import serve
 
 from golden import settings
-from golden.compare import CompareRequest, run_comparison
+from golden.compare import run_comparison
 from golden.drawing import to_png
 from golden.errors import GoldenError
 from golden.judges import JUDGES
-from golden.scoreboard import Judging
+from golden.request import CompareRequest
+from golden.ui.scoreboard import Judging
 from tests.conftest import break_judge
 from tests.drills.injection import PAYLOADS, try_payloads
 from tests.drills.pages import PROMPT, compare, fill, find_chromium, open_tab, wait_done, wait_for_text
@@ -75,7 +76,7 @@ def keep(page, name: str) -> None:
 
 
 def shown_pixels(page, selector: str) -> str:
-    """A picture as the page shows it, as a data URL."""
+    """An image as the page shows it, as a data URL."""
     page.wait_for_function("s => document.querySelector(s)?.complete", arg=selector)
     return page.evaluate(
         """selector => {
@@ -89,7 +90,7 @@ def shown_pixels(page, selector: str) -> str:
     )
 
 
-STANDARD, GOLDEN = "#pictures .standard .picture img", "#pictures .golden .picture img"
+STANDARD, GOLDEN = "#images .standard .frame img", "#images .golden .frame img"
 
 
 def test_a_comparison_fits_one_screen(open_page):
@@ -104,7 +105,7 @@ def test_a_comparison_fits_one_screen(open_page):
     assert "asked: 1 red circle and 1 blue square" in page.inner_text("#golden_verdict")
     figures = page.inner_text("#figures")
     assert re.search(r"NPNet\s+[\d.,]+ ms", figures)
-    assert re.search(r"overhead a picture\s+[\d.]+ %", figures)
+    assert re.search(r"overhead per image\s+[\d.]+ %", figures)
     height, width = page.evaluate("[document.documentElement.scrollHeight, document.documentElement.scrollWidth]")
     assert height <= DESKTOP[1]
     assert width <= DESKTOP[0]
@@ -124,7 +125,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_page):
 
 @pytest.fixture
 def judged_url(tiny_shapes, tiny_judges) -> Iterator[str]:
-    """A page whose pictures are scored, and on which one judge cannot be had."""
+    """A page whose images are scored, and on which one judge is unavailable."""
     break_judge(tiny_judges, "HPSv2", "There is <img src=x onerror=window.ran=1> no HPSv2 here.")
     ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(JUDGES, 0.5)))
     yield address
@@ -132,7 +133,7 @@ def judged_url(tiny_shapes, tiny_judges) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_scores_stand_beside_the_pictures(open_page, judged_url, size):
+def test_scores_appear_beside_the_images(open_page, judged_url, size):
     page = open_page(size, address=judged_url)
     assert "Embedded judges" in page.inner_text("#scores")
     compare(page)
@@ -174,10 +175,10 @@ def test_stop_while_judges_score(open_page, tiny_shapes, tiny_judges):
     ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded"))
     try:
         page = open_page(address=address)
-        fill(page, "#steps", 2)
+        fill(page, "#num_inference_steps", 2)
         page.click("#compare_button")
         page.wait_for_function("document.querySelector('#status').textContent.includes('Scored by 2 of 6')")
-        assert page.locator(STANDARD).is_visible()  # the pictures do not wait for the scores
+        assert page.locator(STANDARD).is_visible()  # the images do not wait for the scores
         page.click("#stop_button")
         page.wait_for_function("document.querySelector('#status').textContent.includes('Stopped')")
         page.wait_for_timeout(500)
@@ -194,10 +195,10 @@ def test_keys(open_page):
     page = open_page()
     compare(page, steps=20)  # long enough to be seen running
     page.evaluate("document.activeElement.blur()")
-    golden_arm = page.locator("#pictures .arm.golden")
+    golden_arm = page.locator("#images .arm.golden")
     page.keyboard.down("f")
     assert golden_arm.is_visible()
-    assert not page.locator("#pictures .arm.standard").is_visible()
+    assert not page.locator("#images .arm.standard").is_visible()
     page.keyboard.up("f")
     assert not golden_arm.is_visible()
 
@@ -248,7 +249,7 @@ def test_stop(open_page, tiny_shapes, monkeypatch):
 
     monkeypatch.setattr(tiny_shapes.pipeline.unet, "forward", slow_forward)
     page = open_page()
-    fill(page, "#steps", 200)
+    fill(page, "#num_inference_steps", 200)
     page.click("#compare_button")
     page.wait_for_function("document.querySelector('#status').textContent.match(/Step [0-9]+ of 200/)")
     keep(page, "running")
@@ -259,8 +260,8 @@ def test_stop(open_page, tiny_shapes, monkeypatch):
     assert page.locator("#compare_button").is_visible()
 
 
-def test_pictures_of_another_size(open_page):
-    """The size goes into the link, from which the page opens it again; nothing there is the model's own again."""
+def test_images_of_another_size(open_page):
+    """The size goes into the link, from which the page opens it again; empty is the native size again."""
     page = open_page()
     page.click("#size button")
     fill(page, "#height", 96)
@@ -280,32 +281,32 @@ def test_pictures_of_another_size(open_page):
     assert page.evaluate(shape, GOLDEN) == [64, 64]
     fill(page, "#height", 4000)
     page.click("#compare_button")
-    wait_for_text(page, "#status", "The height must be at most 128 pixels, twice the model's own, got 4000.")
+    wait_for_text(page, "#status", "The height must be at most 128 pixels, twice the native size, got 4000.")
 
 
-def test_a_controlnet_is_shown_a_picture(open_page, tiny_steered, edges, tmp_path):
-    """The status says that one is wanted; what is no picture is refused; both arms follow the one that is there."""
+def test_a_controlnet_takes_a_control_image(open_page, tiny_steered, edges, tmp_path):
+    """The status asks for one; what is no image is refused; both arms follow the one that is there."""
     edges.save(tmp_path / "edges.png")
     edges.rotate(180).save(tmp_path / "turned.webp")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     ui, address = serve(tiny_steered)
     try:
         page = open_page(address=address)
         picked = page.locator("#ask input[type=file]")
         page.click("#compare_button")
-        wait_for_text(page, "#status", "steered by a control picture beside the prompt: give one")
+        wait_for_text(page, "#status", "needs a control image")
         picked.set_input_files(tmp_path / "broken.jpg")
         wait_for_text(page, "#status", "not a PNG, JPEG or WebP file")
         seen = []
         for name in ("edges.png", "turned.webp"):
             picked.set_input_files(tmp_path / name)
-            wait_for_text(page, "#status", "The control picture is there")
+            wait_for_text(page, "#status", "Control image loaded")
             page.wait_for_selector("#control img")
             compare(page)
             seen.append((shown_pixels(page, STANDARD), shown_pixels(page, GOLDEN)))
         keep(page, "controlnet")
         assert len({*seen[0], *seen[1]}) == 4
-        fill(page, "#steps", 200)
+        fill(page, "#num_inference_steps", 200)
         page.click("#compare_button")
         page.wait_for_function("document.querySelector('#status').textContent.match(/Step [0-9]+ of 200/)")
         page.click("#stop_button")
@@ -320,10 +321,10 @@ def test_a_link_opens_the_same_comparison(open_page):
     page = open_page()
     compare(page, seed=11)
     page.wait_for_url("**seed=11**")
-    pictures = [shown_pixels(page, selector) for selector in (STANDARD, GOLDEN)]
+    images = [shown_pixels(page, selector) for selector in (STANDARD, GOLDEN)]
     other = open_page(query="?" + page.url.split("?")[1])
     wait_done(other, PROMPT, 11)
-    assert [shown_pixels(other, selector) for selector in (STANDARD, GOLDEN)] == pictures
+    assert [shown_pixels(other, selector) for selector in (STANDARD, GOLDEN)] == images
     assert other.input_value("#seed input") == "11"
 
 
@@ -335,22 +336,31 @@ def test_bad_input_gets_one_sentence_in_the_page(open_page):
         page.wait_for_function("s => document.querySelector('#status').textContent.includes(s)", arg=sentence)
     linked = open_page(query="?prompt=a+star&num_inference_steps=10000")
     linked.wait_for_function("document.querySelector('#status').textContent.includes('must be a whole number')")
+    linked = open_page(query="?prompt=a+star&steps=10")
+    wait_for_text(linked, "#status", "Unknown setting 'steps': the settings are model, prompt, seed, ")
+    page.click("#share button.label-wrap")
+    fill(page, "#json", '{"prompt": "a star", "cfg": 7}')
+    page.click("#apply_json")
+    wait_for_text(page, "#status", "Unknown setting 'cfg'")
 
 
 def test_settings_come_back_from_json_and_png(open_page, tiny_shapes, tmp_path):
     page = open_page()
     page.click("#share button.label-wrap")
-    request = CompareRequest("three yellow stars", 77, 2, 4.5, "euler", 0.5)
+    request = CompareRequest(
+        prompt="three yellow stars", seed=77, num_inference_steps=2, guidance_scale=4.5, sampler="euler", strength=0.5
+    )
     fill(page, "#json", settings.to_json(request, tiny_shapes.spec))
     page.click("#apply_json")
     wait_done(page, "three yellow stars", 77)
     assert page.input_value("#prompt textarea") == "three yellow stars"
     assert page.input_value("#seed input") == "77"
 
-    labelled = settings.label_images(run_comparison(CompareRequest("a star", 5, 2), tiny_shapes), tiny_shapes.spec)
-    picture = tmp_path / "a picture.png"
-    picture.write_bytes(to_png(labelled["npnet"]))
-    page.locator("#share input[type=file]").set_input_files(picture)
+    comparison = run_comparison(CompareRequest(prompt="a star", seed=5, num_inference_steps=2), tiny_shapes)
+    labelled = settings.label_images(comparison, tiny_shapes.spec)
+    file = tmp_path / "an image.png"
+    file.write_bytes(to_png(labelled["npnet"]))
+    page.locator("#share input[type=file]").set_input_files(file)
     wait_done(page, "a star", 5)
     assert page.input_value("#prompt textarea") == "a star"
 
@@ -365,7 +375,7 @@ def test_dark_and_light(open_page):
 
 def test_explore(open_page):
     page = open_page()
-    fill(page, "#steps", 1)
+    fill(page, "#num_inference_steps", 1)
     open_tab(page, "Explore")
     fill(page, "#grid_prompts", "a star\ntwo hearts")
     fill(page, "#grid_values", "0..2")
@@ -380,12 +390,12 @@ def test_explore(open_page):
 
 def test_blind(open_page):
     page = open_page()
-    fill(page, "#steps", 1)
+    fill(page, "#num_inference_steps", 1)
     open_tab(page, "Blind")
     for round_ in range(1, 3):
         page.click("#blind_button")
         page.wait_for_selector("#vote_left:not([disabled])")
-        assert "golden" not in page.inner_text("#blind_pictures").lower()
+        assert "golden" not in page.inner_text("#blind_images").lower()
         page.click("#vote_left")
         page.wait_for_function("document.querySelector('#reveal').textContent.includes('golden noise')")
         page.wait_for_function("n => document.querySelector('#tally').textContent.includes(`of ${n}`)", arg=round_)
@@ -409,15 +419,15 @@ def test_history(open_page):
 
 def test_benchmark(open_page):
     page = open_page()
-    fill(page, "#steps", 1)
+    fill(page, "#num_inference_steps", 1)
     open_tab(page, "Benchmark")
     fill(page, "#suite_prompts", 4)
     page.get_by_label("random", exact=True).check()
     page.click("#suite_button")
-    wait_for_text(page, "#suite_status", "12 pictures.")
+    wait_for_text(page, "#suite_status", "12 images.")
     keep(page, "benchmark")
     assert page.locator("#report figcaption").all_inner_texts() == ["npnet against standard", "random against standard"]
-    assert "right pictures" in page.inner_text("#report tbody tr >> nth=0")
+    assert "right images" in page.inner_text("#report tbody tr >> nth=0")
     with page.expect_download() as download:
         page.click("#suite_csv")
     assert Path(download.value.path()).read_text().count("\n") == 13
@@ -436,7 +446,7 @@ def test_one_short_suite_at_a_time_and_stop(open_page, tiny_shapes, monkeypatch)
     monkeypatch.setattr(tiny_shapes.pipeline.unet, "forward", waiting_forward)
     page, other = open_page(), open_page()
     for each in (page, other):
-        fill(each, "#steps", 1)
+        fill(each, "#num_inference_steps", 1)
         open_tab(each, "Benchmark")
     page.click("#suite_button")
     wait_for_text(page, "#suite_status", "1 of 4 batches")
@@ -449,7 +459,7 @@ def test_one_short_suite_at_a_time_and_stop(open_page, tiny_shapes, monkeypatch)
     page.wait_for_timeout(1000)
     assert len(calls) == 2
     other.click("#suite_button")
-    wait_for_text(other, "#suite_status", "32 pictures.")
+    wait_for_text(other, "#suite_status", "32 images.")
 
 
 def test_a_finished_report_is_shown_and_nothing_in_it_runs(open_page, tiny_shapes, tmp_path):
@@ -476,13 +486,13 @@ def test_a_finished_report_is_shown_and_nothing_in_it_runs(open_page, tiny_shape
         ui.close(verbose=False)
 
 
-def test_zoom_is_one_for_both_pictures(open_page):
+def test_zoom_is_one_for_both_images(open_page):
     page = open_page()
     compare(page)
 
     def read_zoom() -> list[str]:
         transform = "image => getComputedStyle(image).transform"
-        return [page.locator(picture).evaluate(transform) for picture in (STANDARD, GOLDEN)]
+        return [page.locator(image).evaluate(transform) for image in (STANDARD, GOLDEN)]
 
     whole = read_zoom()
     page.mouse.move(*centre_of(page, STANDARD))
@@ -490,7 +500,7 @@ def test_zoom_is_one_for_both_pictures(open_page):
     page.wait_for_timeout(100)
     first, second = read_zoom()
     assert first == second != whole[0]
-    page.keyboard.down("f")  # the zoom is kept while the pictures are flipped
+    page.keyboard.down("f")  # the zoom is kept while the images are flipped
     assert read_zoom()[1] == first
     page.keyboard.up("f")
     page.evaluate("golden.setView('pair')")
@@ -505,19 +515,19 @@ def test_zoom_is_one_for_both_pictures(open_page):
     assert read_zoom() == whole
 
 
-def test_a_picture_held_down_flips(open_page):
+def test_an_image_held_down_flips(open_page):
     page = open_page()
     compare(page)
     page.evaluate("golden.setView('flip')")
     page.mouse.move(*centre_of(page, STANDARD))
     page.mouse.down()
-    page.wait_for_selector("#pictures .arm.golden", state="visible")
-    assert not page.locator("#pictures .arm.standard").is_visible()
+    page.wait_for_selector("#images .arm.golden", state="visible")
+    assert not page.locator("#images .arm.standard").is_visible()
     page.mouse.up()
-    page.wait_for_selector("#pictures .arm.standard", state="visible")
+    page.wait_for_selector("#images .arm.standard", state="visible")
 
 
-def test_two_fingers_zoom_both_pictures(open_page):
+def test_two_fingers_zoom_both_images(open_page):
     page = open_page(PHONE, has_touch=True)
     compare(page)
     x, y = centre_of(page, GOLDEN)
@@ -525,7 +535,7 @@ def test_two_fingers_zoom_both_pictures(open_page):
     for kind, apart in (("touchStart", 20), ("touchMove", 40), ("touchMove", 60), ("touchEnd", 0)):
         points = [{"x": x - apart, "y": y}, {"x": x + apart, "y": y}] if apart else []
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    page.wait_for_function("Number(document.querySelector('#pictures').style.getPropertyValue('--scale')) > 2")
+    page.wait_for_function("Number(document.querySelector('#images').style.getPropertyValue('--scale')) > 2")
     assert page.evaluate("window.visualViewport.scale") == 1
 
 

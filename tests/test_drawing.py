@@ -1,10 +1,11 @@
-"""Pictures of noise and of grids."""
+"""Images of noise and of grids."""
 
 import numpy as np
 import torch
 from PIL import Image
 
-from golden.drawing import OUTCOMES, draw_change, draw_grid, draw_noise, side_by_side, singular_values, to_png
+from golden.drawing import side_by_side, to_png
+from golden.ui.drawing import OUTCOMES, draw_change, draw_grid, draw_noise, singular_values
 
 
 def test_noise_is_drawn_value_by_value():

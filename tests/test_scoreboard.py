@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golden.compare import CompareRequest, Comparison
+from golden.checkers import Verdict
+from golden.compare import Comparison
 from golden.errors import InvalidInput
 from golden.judges import JUDGES, JudgeSet, loading
 from golden.models import MODELS
-from golden.scoreboard import (
+from golden.request import CompareRequest
+from golden.ui.scoreboard import (
     NO_JUDGES,
     Judging,
     choose_judging,
@@ -19,12 +21,11 @@ from golden.scoreboard import (
     describe_scores,
     find_disagreement,
     find_preferred,
+    format_score,
     pair_probability,
     read_spreads,
     show_scoreboard,
-    write_score,
 )
-from golden.shapes import Verdict
 
 ARMS = ("standard", "npnet")
 SHAPES, SDXL = MODELS["shapes"], MODELS["sdxl"]
@@ -41,9 +42,9 @@ def verdict(*held: bool) -> Verdict:
 
 
 def compared(scores: dict, verdicts: tuple[Verdict, ...] = (), **more) -> Comparison:
-    """A comparison without pictures, as far as a scoreboard looks at one."""
+    """A comparison without images, as far as a scoreboard looks at one."""
     by_arm = dict(zip(ARMS, verdicts, strict=False))
-    return Comparison(CompareRequest("a star"), {}, {}, by_arm, 0.1, 1.0, scores, **more)
+    return Comparison(CompareRequest(prompt="a star"), {}, {}, by_arm, 0.1, 1.0, scores, **more)
 
 
 SCORES = {
@@ -82,11 +83,11 @@ def test_the_probabilities_of_a_pair_are_a_softmax(scores):
     ],
 )
 def test_scores_as_they_are_shown(judge, by_arm, shown):
-    assert tuple(write_score(judge, by_arm)[name] for name in (*ARMS, "difference")) == shown
+    assert tuple(format_score(judge, by_arm)[name] for name in (*ARMS, "difference")) == shown
 
 
-def test_a_picture_alone_has_a_score_and_no_probability():
-    assert write_score("MPS", {"standard": 10.0}) == {"standard": "10.00"}
+def test_an_image_alone_has_a_score_and_no_probability():
+    assert format_score("MPS", {"standard": 10.0}) == {"standard": "10.00"}
     assert find_preferred("MPS", {"standard": 10.0}) is None
     assert describe_scores(compared({"MPS": {"standard": 10.0}}), "embedded")["mps_probability"] == {}
 
@@ -95,18 +96,18 @@ def test_wins_are_counted_by_what_is_shown():
     assert count_wins(SCORES) == 4
     assert count_wins(SCORES, "standard") == 1
     assert find_preferred("CLIPScore", SCORES["CLIPScore"]) is None
-    assert find_preferred("AES", pair(6.00001, 6.00002)) is None  # equal pictures differ by rounding
+    assert find_preferred("AES", pair(6.00001, 6.00002)) is None  # equal images differ by rounding
 
 
 @pytest.mark.parametrize(
     ("scores", "verdicts", "sentence"),
     [
-        (SCORES, (verdict(True, True), verdict(True, False)), "Most scores rise, yet fewer"),
+        (SCORES, (verdict(True, True), verdict(True, False)), "Most scores went up, yet fewer"),
         (SCORES, (verdict(True, False), verdict(True, True)), ""),
         (SCORES, (verdict(True, True), verdict(True, True)), ""),
         (SCORES, (), ""),
         ({}, (verdict(True, True), verdict(True, False)), ""),
-        ({"AES": pair(6.0, 5.0)}, (verdict(False, False), verdict(True, False)), "Most scores fall, yet more"),
+        ({"AES": pair(6.0, 5.0)}, (verdict(False, False), verdict(True, False)), "Most scores went down, yet more"),
         ({"AES": pair(6.0, 5.0), "HPSv2": pair(1.0, 2.0)}, (verdict(False), verdict(True)), ""),
     ],
 )
@@ -129,26 +130,33 @@ def test_scores_as_json_say_whose_they_are():
 
 def test_embedded_judges_by_default_for_the_world_that_they_know(tiny_judges_folder, monkeypatch):
     monkeypatch.setattr(loading, "ASSETS", tiny_judges_folder)
-    judging = choose_judging(None, "auto", SHAPES)
+    judging = choose_judging(None, None, "auto", SHAPES)
     assert judging.weights == "embedded"
     assert judging.judges.names == tuple(JUDGES)
     assert judging.spreads == dict.fromkeys(JUDGES, 0.5)
-    assert choose_judging(None, "auto", SDXL) is NO_JUDGES
-    assert choose_judging("none", "auto", SHAPES) is NO_JUDGES
-    assert choose_judging("embedded", "rotating", SDXL).judges.mode == "rotating"
-    published = choose_judging("published", "resident", SHAPES)
-    assert (published.weights, published.spreads) == ("published", {})
-    with pytest.raises(InvalidInput, match="Unknown mode 'fast'"):
-        choose_judging(None, "fast", SHAPES)
+    assert choose_judging(None, None, "auto", SDXL) is NO_JUDGES
+    assert choose_judging(("none",), None, "auto", SHAPES) is NO_JUDGES
+    assert choose_judging(("all",), None, "rotating", SDXL).judges.mode == "rotating"
+    assert choose_judging(("AES", "MPS"), None, "auto", SHAPES).judges.names == ("AES", "MPS")
+    for names in (None, ("all",)):
+        published = choose_judging(names, "published", "resident", SDXL)
+        assert (published.weights, published.spreads, len(published.judges.names)) == ("published", {}, len(JUDGES))
+    for names, mode, sentence in (
+        (None, "fast", "Unknown mode 'fast'"),
+        (("FID",), "auto", "Unknown judge 'FID'"),
+        (("none", "AES"), "auto", "either none or"),
+    ):
+        with pytest.raises(InvalidInput, match=sentence):
+            choose_judging(names, None, mode, SHAPES)
 
 
 def test_without_embedded_weights_one_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "ASSETS", tmp_path)
-    judging = choose_judging(None, "auto", SHAPES)
+    judging = choose_judging(None, None, "auto", SHAPES)
     assert judging.judges is None
     panel = words_of(show_scoreboard(judging, ARMS))
-    assert panel == "Scores The embedded judges are not in assets/judges, so the pictures get no scores."
-    assert "--judges embedded" in show_scoreboard(NO_JUDGES, ARMS)
+    assert panel == "Scores The embedded judges are missing from assets/judges, so images are not scored."
+    assert "--judges all" in show_scoreboard(NO_JUDGES, ARMS)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +187,7 @@ def words_of(html: str) -> str:
 
 
 def rows_of(html: str) -> dict[str, str]:
-    rows = (words_of(row) for row in re.findall(r"<tr.*?</tr>", html))
+    rows = (words_of(row) for row in re.findall(r"<tr.*?</tr>", html, re.S))
     return {row.split()[0]: row for row in rows}
 
 
@@ -194,10 +202,10 @@ def test_the_panel_before_during_and_after():
     assert "golden won" not in during
     after = show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True, True), verdict(True, False))))
     assert rows_of(after)["MPS"] == "MPS 47.8 % 52.2 % wins +4.4"
-    assert rows_of(after)["exact"] == "exact check ✓ right, 2/2 ✗ wrong, 1/2 −1"
+    assert rows_of(after)["exact"] == "exact check ✓ correct, 2/2 ✗ incorrect, 1/2 −1"
     assert "golden won 4 of 6" in words_of(after)
     assert "Embedded judges" in after
-    assert "Most scores rise, yet fewer" in after
+    assert "Most scores went up, yet fewer" in after
 
 
 def test_a_judge_that_fails_shows_as_unavailable():
@@ -209,12 +217,14 @@ def test_a_judge_that_fails_shows_as_unavailable():
     assert words_of(nobody).count("unavailable") == 6
 
 
-def test_bars_are_in_units_of_each_judges_spread():
+def test_bars_are_in_standard_deviations_of_each_judge():
     panel = show_scoreboard(JUDGING, ARMS, compared(SCORES))
     bars = re.findall(
         r'aria-label="([^"]*)" title="[^"]*"><i class="(\w+)" style="left:([\d.]+)%;width:([\d.]+)%"', panel
     )
-    assert [bar[0] for bar in bars[:4]] == ["+0.34 spreads", "−0.40 spreads", "+0.03 spreads", "+1.50 spreads"]
+    assert [bar[0] for bar in bars[:4]] == [
+        f"{size} standard deviations" for size in ("+0.34", "−0.40", "+0.03", "+1.50")
+    ]
     assert bars[0][1:] == ("npnet", "50.0", "8.5")  # the largest bar is 1.5, so the chart goes to 2
     assert bars[1][1:] == ("standard", "40.0", "10.0")
     assert "−2 0 +2" in words_of(panel)
@@ -224,11 +234,11 @@ def test_bars_are_in_units_of_each_judges_spread():
     assert 'left:50.0%;width:50.0%"' in huge
 
 
-def test_without_spreads_there_is_a_table_and_no_chart():
+def test_without_standard_deviations_there_is_a_table_and_no_chart():
     panel = show_scoreboard(replace(JUDGING, spreads={}), ARMS, compared(SCORES))
     assert "golden won 4 of 6" in words_of(panel)
     assert "track" not in panel
-    assert "spread" not in panel
+    assert "deviation" not in panel
     partly = show_scoreboard(replace(JUDGING, spreads={"AES": 0.5}), ARMS, compared(SCORES))
     assert partly.count('class="track"') == 1
 
@@ -240,7 +250,7 @@ def test_every_row_has_as_many_cells_as_the_head():
     for spreads in ({}, JUDGING.spreads):
         judging = replace(JUDGING, spreads=spreads)
         for arms, comparison in ((ARMS, complete), (ARMS, None), (ARMS, failing), (ARMS[:1], alone), (ARMS[:1], None)):
-            rows = re.findall(r"<tr.*?</tr>", show_scoreboard(judging, arms, comparison))
+            rows = re.findall(r"<tr.*?</tr>", show_scoreboard(judging, arms, comparison), re.S)
             widths = {len(re.findall(r"<t[hd]\b(?! colspan)", row)) + _spanned(row) for row in rows}
             assert len(widths) == 1
 

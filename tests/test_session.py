@@ -1,4 +1,4 @@
-"""A sitting's records and votes: kept, found, counted, written."""
+"""A session's records and votes: kept, found, counted, written."""
 
 import csv
 import io
@@ -8,8 +8,10 @@ import zipfile
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from golden import session, settings
-from golden.compare import CompareRequest, run_comparison
+from golden import settings
+from golden.compare import run_comparison
+from golden.request import CompareRequest
+from golden.ui import session
 from tests.conftest import break_judge
 
 
@@ -17,7 +19,7 @@ from tests.conftest import break_judge
 def records(tiny_shapes) -> list[session.Record]:
     kept: list[session.Record] = []
     for prompt, seed in (("a red star", 1), ("two blue hearts", 22), ("a red circle", 3)):
-        request = CompareRequest(prompt, seed, 1)
+        request = CompareRequest(prompt=prompt, seed=seed, num_inference_steps=1)
         kept = session.add_record(kept, run_comparison(request, tiny_shapes), tiny_shapes.spec)
     return kept
 
@@ -33,14 +35,14 @@ def test_records_are_numbered_and_found_by_every_word(records):
 
 
 def test_old_records_fall_out(records, monkeypatch, tiny_shapes):
-    comparison = run_comparison(CompareRequest("a star", 5, 1), tiny_shapes)
+    comparison = run_comparison(CompareRequest(prompt="a star", seed=5, num_inference_steps=1), tiny_shapes)
     monkeypatch.setattr(session, "MAX_RECORDS", 3)
     assert [r.number for r in session.add_record(records, comparison, tiny_shapes.spec)] == [2, 3, 4]
     monkeypatch.setattr(session, "MAX_RECORD_BYTES", records[0].num_bytes + 1)
     assert [r.number for r in session.add_record(records, comparison, tiny_shapes.spec)] == [4]
 
 
-def test_the_zip_holds_a_table_and_every_picture(records, tiny_shapes):
+def test_the_zip_holds_a_table_and_every_image(records, tiny_shapes):
     with zipfile.ZipFile(io.BytesIO(session.records_to_zip(records))) as archive:
         assert archive.testzip() is None
         names = archive.namelist()
@@ -48,14 +50,16 @@ def test_the_zip_holds_a_table_and_every_picture(records, tiny_shapes):
         png = archive.read("0002_npnet.png")
     assert len(names) == 1 + 3 * 3
     assert [row["prompt"] for row in rows] == ["a red star", "two blue hearts", "a red circle"]
-    assert rows[0]["standard_right"] in ("True", "False")
+    assert rows[0]["standard_correct"] in ("True", "False")
     assert settings.from_png(png, tiny_shapes.spec) == records[1].request
-    assert session.open_picture(png).mode == "RGB"
+    assert session.open_png(png).mode == "RGB"
 
 
 def test_scores_are_kept_and_written_with_whose_they_are(records, tiny_shapes, tiny_judges):
     break_judge(tiny_judges, "AES", "There is no AES here.")
-    comparison = run_comparison(CompareRequest("a star", 5, 1), tiny_shapes, tiny_judges)
+    comparison = run_comparison(
+        CompareRequest(prompt="a star", seed=5, num_inference_steps=1), tiny_shapes, tiny_judges
+    )
     kept = session.add_scores(session.add_record(records, comparison, tiny_shapes.spec), comparison, "embedded")
     assert [record.number for record in kept] == [1, 2, 3, 4]
     assert kept[:3] == records
@@ -83,7 +87,7 @@ def test_a_cell_never_runs_as_a_formula():
 def test_the_interval_is_wilsons(wins, decided):
     share, low, high = session.win_rate(wins, decided)
     assert share == wins / decided
-    assert (low, high) == pytest.approx(proportion_confint(wins, decided, method="wilson"), abs=1e-4)
+    assert (low, high) == pytest.approx(proportion_confint(wins, decided, method="wilson"), abs=1e-9)
 
 
 def test_without_votes_nothing_is_known():
@@ -91,10 +95,10 @@ def test_without_votes_nothing_is_known():
 
 
 def test_a_vote_names_the_arm_that_was_on_its_side():
-    request = CompareRequest("a star")
-    winners = [session.count_vote(request, ("npnet", "standard"), vote).winner for vote in session.VOTES]
+    request = CompareRequest(prompt="a star")
+    winners = [session.cast_vote(request, ("npnet", "standard"), vote).winner for vote in session.VOTES]
     assert winners == ["npnet", "standard", "tie", "both bad"]
     row = next(
-        csv.DictReader(io.StringIO(session.votes_to_csv([session.count_vote(request, ("standard", "npnet"), "right")])))
+        csv.DictReader(io.StringIO(session.votes_to_csv([session.cast_vote(request, ("standard", "npnet"), "right")])))
     )
     assert (row["left_arm"], row["vote"], row["winner"]) == ("standard", "right", "npnet")

@@ -1,4 +1,4 @@
-"""The folder of a Hugging Face Space: what is in it, what its front matter says, and that its entry serves the app."""
+"""The folder of a Hugging Face Space: what is in it, its front matter, and that its entry serves the app."""
 
 import importlib.util
 import subprocess
@@ -74,6 +74,6 @@ def test_every_file_is_small_enough_for_the_hub(build, tmp_path, monkeypatch):
 
 def test_other_folders_are_left_alone(build, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InvalidInput, match="holds other things"):
+    with pytest.raises(InvalidInput, match="contains other files"):
         build.build_space(tmp_path, MODELS["shapes"])
     assert (tmp_path / "thesis.txt").read_text() == "mine"

@@ -1,4 +1,4 @@
-// What the page does without asking the server: views, flip, zoom, keys, links, light and dark.
+// What the page does on its own: views, flip, zoom, keys, links, light and dark.
 (() => {
   "use strict";
 
@@ -55,20 +55,20 @@
     window.dispatchEvent(new MouseEvent("mouseup", { ...options, bubbles: false }));
   }
 
-  // --- zoom: one for both pictures --------------------------------------------------------------------------------
+  // --- zoom: one for both images --------------------------------------------------------------------------------
 
   const zoom = { scale: 1, x: 0, y: 0 };
 
   function showZoom() {
-    const style = find("#pictures").style;
+    const style = find("#images").style;
     style.setProperty("--scale", zoom.scale);
     style.setProperty("--x", `${zoom.x}px`);
     style.setProperty("--y", `${zoom.y}px`);
-    find("#pictures").classList.toggle("zoomed", zoom.scale > 1);
+    find("#images").classList.toggle("zoomed", zoom.scale > 1);
   }
 
-  function zoomAt(picture, clientX, clientY, factor) {
-    const frame = picture.getBoundingClientRect();
+  function zoomAt(image, clientX, clientY, factor) {
+    const frame = image.getBoundingClientRect();
     const [x, y] = [clientX - frame.left - frame.width / 2, clientY - frame.top - frame.height / 2];
     const scale = Math.min(8, Math.max(1, zoom.scale * factor));
     const change = scale / zoom.scale;
@@ -78,18 +78,18 @@
     showZoom();
   }
 
-  const pictureOf = (event) => event.target.closest?.("#pictures .picture");
+  const imageOf = (event) => event.target.closest?.("#images .frame");
 
   document.addEventListener("wheel", (event) => {
-    const picture = pictureOf(event);
+    const image = imageOf(event);
     // A page that can be scrolled keeps its wheel until ctrl is held; at desktop size the page fits.
     const scrolls = document.documentElement.scrollHeight > window.innerHeight + 8;
-    if (!picture || (scrolls && !event.ctrlKey && zoom.scale === 1)) return;
+    if (!image || (scrolls && !event.ctrlKey && zoom.scale === 1)) return;
     event.preventDefault();
-    zoomAt(picture, event.clientX, event.clientY, Math.exp(-event.deltaY / 400));
+    zoomAt(image, event.clientX, event.clientY, Math.exp(-event.deltaY / 400));
   }, { passive: false });
 
-  // Two fingers on a picture zoom both pictures instead of the page.
+  // Two fingers on an image zoom both images instead of the page.
   let spread = 0;
   const fingers = (event) => {
     const [a, b] = event.touches;
@@ -97,24 +97,24 @@
              apart: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY) };
   };
   document.addEventListener("touchstart", (event) => {
-    spread = event.touches.length === 2 && pictureOf(event) ? fingers(event).apart : 0;
+    spread = event.touches.length === 2 && imageOf(event) ? fingers(event).apart : 0;
     if (spread) drag = null;
   });
   document.addEventListener("touchmove", (event) => {
     if (!spread || event.touches.length !== 2) return;
     event.preventDefault();
     const { x, y, apart } = fingers(event);
-    zoomAt(pictureOf(event), x, y, apart / spread);
+    zoomAt(imageOf(event), x, y, apart / spread);
     spread = apart;
   }, { passive: false });
 
   document.addEventListener("dblclick", (event) => {
-    if (pictureOf(event)) { Object.assign(zoom, { scale: 1, x: 0, y: 0 }); showZoom(); }
+    if (imageOf(event)) { Object.assign(zoom, { scale: 1, x: 0, y: 0 }); showZoom(); }
   });
 
   let drag = null;
   document.addEventListener("pointerdown", (event) => {
-    if (!pictureOf(event) || event.target.closest(".icon-button-wrapper, a")) return;
+    if (!imageOf(event) || event.target.closest(".icon-button-wrapper, a")) return;
     if (currentView() === "flip" && zoom.scale === 1) return flip(true);
     if (zoom.scale > 1) drag = { x: event.clientX - zoom.x, y: event.clientY - zoom.y };
   });
@@ -124,9 +124,9 @@
     zoom.y = event.clientY - drag.y;
     showZoom();
   });
-  // A picture that is moved or flipped is not dragged off the page; at rest it can be.
+  // An image that is panned or flipped is not dragged off the page; at rest it can be.
   document.addEventListener("dragstart", (event) => {
-    if (pictureOf(event) && (drag || currentView() === "flip")) event.preventDefault();
+    if (imageOf(event) && (drag || currentView() === "flip")) event.preventDefault();
   });
   const release = () => { drag = null; if (stage()) stage().classList.remove("flipped"); };
   ["pointerup", "pointercancel", "blur"].forEach((name) => window.addEventListener(name, release));
@@ -161,7 +161,7 @@
     if (event.key === "Escape") return press("#stop_button");
     const seed = event.target.closest?.("#seed input");
     if (event.target.closest?.(WRITES) && !(seed && event.key === "Enter")) return;
-    // Tabs, buttons and sliders keep the keys that are theirs.
+    // Tabs, buttons and sliders keep their own keys.
     const own = event.target.closest?.("button, a, [role=tab], input[type=range], input[type=checkbox]");
     if (own && (event.key === "Enter" || event.key.startsWith("Arrow"))) return;
     const used = tabShown("#compare_button, #stop_button") || tabShown("#stage") ? onCompareKey(event)

@@ -1,37 +1,36 @@
-"""Build the folder of a Hugging Face Space, and try it as the Space would: installed anew, started, asked.
+"""Build the folder of a Hugging Face Space, and try it like the Space would: install, start, compare once.
 
     python assets/space/build.py runs/space                          # the embedded model on a free CPU
     python assets/space/build.py runs/space --model sdxl             # SDXL on ZeroGPU
     python assets/space/build.py runs/space --check --python python3.12
 
-What it writes is pushed as it is: `hf upload OWNER/NAME runs/space --repo-type space`.
+Push what it writes as it is: `hf upload OWNER/NAME runs/space --repo-type space`.
 """
-# ruff: noqa: E402 - the clone goes on the path before what is imported from it
 
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
 
 import httpx
 from gradio_client import Client
 
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
+from golden.files import ASSETS
+from golden.flags import add_flags, flag, read_flags
 from golden.models import MODELS, ModelSpec, find_model
 from golden.npnet import NPNETS
 
+ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 PARTS = ("app.py", "golden", "eval", "assets/app", "assets/judges", "assets/shapes", "requirements.txt", "LICENSE")
 MAX_FILE_BYTES = 10 * 10**6  # what a Space takes without large-file storage
 ENTRY = "space.py"
-SDXL_WEIGHTS = (  # the hub knows no patterns here; the small files are fetched at the start
+SDXL_WEIGHTS = (  # the hub takes no patterns here; the small files are downloaded at the start
     "text_encoder/model",
     "text_encoder_2/model",
     "unet/diffusion_pytorch_model",
@@ -43,10 +42,10 @@ START_SECONDS = 300
 def build_space(out: Path, spec: ModelSpec) -> None:
     """Write the Space's folder: the project's own files, an entry that starts the app, and a README for the hub.
 
-    Raises: InvalidInput if `out` is there and is not a Space's folder, or a file is too large for one.
+    Raises: InvalidInput if `out` exists and is not a Space's folder, or a file is too large for one.
     """
     if out.exists() and not (out / ENTRY).is_file() and any(out.iterdir()):
-        raise InvalidInput(f"{out} holds other things: give a new folder, or one that this command made.")
+        raise InvalidInput(f"{out} contains other files: give a new folder, or one that this command made.")
     shutil.rmtree(out, ignore_errors=True)
     for part in PARTS:
         source, target = ROOT / part, out / part
@@ -64,10 +63,15 @@ def build_space(out: Path, spec: ModelSpec) -> None:
             raise InvalidInput(f"{path} has {path.stat().st_size:,} bytes: a Space takes at most {MAX_FILE_BYTES:,}.")
 
 
+def is_embedded(spec: ModelSpec) -> bool:
+    """Whether the model's weights are among the project's own files."""
+    return Path(spec.repo).is_relative_to(ASSETS)
+
+
 def write_entry(spec: ModelSpec) -> str:
     """The file that the hub starts."""
-    arguments = ["--model", spec.name, "--host", "0.0.0.0"] + ([] if spec.is_shapes else ["--device", "cuda"])
-    return f'''"""What the Space starts: the app with the Space's settings, and those of the command line."""
+    arguments = ["--model", spec.name, "--host", "0.0.0.0"] + ([] if is_embedded(spec) else ["--device", "cuda"])
+    return f'''"""What the Space starts: the app with the Space's settings, then those of the command line."""
 
 import sys
 
@@ -78,13 +82,13 @@ main({arguments} + sys.argv[1:])
 
 
 def write_readme(spec: ModelSpec) -> str:
-    """The hub's front matter, with what it should fetch before the first start, and a few words."""
+    """The hub's front matter, with what to download before the first start, and a short description."""
     preload = "".join(f"  - {line}\n" for line in list_preloads(spec))
     filled = {
         "{sdk_version}": version("gradio"),
         "{entry}": ENTRY,
-        "{hardware}": "cpu-basic" if spec.is_shapes else "zero-a10g",
-        "{models}": "" if spec.is_shapes else f"models:\n  - {spec.repo}\n",
+        "{hardware}": "cpu-basic" if is_embedded(spec) else "zero-a10g",
+        "{models}": "" if is_embedded(spec) else f"models:\n  - {spec.repo}\n",
         "{preload}": f"preload_from_hub:\n{preload}" if preload else "",
         "{title}": spec.title,
     }
@@ -95,12 +99,12 @@ def write_readme(spec: ModelSpec) -> str:
 
 
 def list_preloads(spec: ModelSpec) -> list[str]:
-    """What the model needs of the hub: each repository with its files; nothing where it is in the folder."""
-    if spec.is_shapes:
+    """What the model needs from the hub: each repository with its files; nothing if it is in the folder."""
+    if is_embedded(spec):
         return []
     ending = f".{spec.variant}.safetensors" if spec.variant else ".safetensors"
-    weights = ",".join(name + ending for name in SDXL_WEIGHTS) if "XL" in spec.pipeline else ""
-    parts = [part.split("/") for part in (spec.unet, *spec.loras) if part]
+    weights = ",".join(name + ending for name in SDXL_WEIGHTS) if spec.family.name == "sdxl" else ""
+    parts = [part.split("/") for part in (spec.parts.unet, *spec.parts.loras) if part]
     npnet = [NPNETS[spec.npnet].repos[0]] if spec.npnet in NPNETS else []
     return [
         f"{spec.repo} {weights}".strip(),
@@ -113,7 +117,7 @@ def list_preloads(spec: ModelSpec) -> list[str]:
 
 
 def install_space(folder: Path, python: str) -> Path:
-    """Install the folder's requirements in a new virtual environment beside it; answers with its interpreter.
+    """Install the folder's requirements in a new virtual environment beside it; returns its interpreter.
 
     Raises: GoldenError if that fails.
     """
@@ -142,19 +146,19 @@ def try_space(folder: Path, python: Path) -> None:
 
 
 def wait_for_client(url: str, server: subprocess.Popen) -> Client:
-    """A client of the server once it answers. Raises: GoldenError if it ends before, or takes too long."""
+    """A client of the server once it answers. Raises: GoldenError if it ends first, or takes too long."""
     end = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < end:
         try:
             return Client(url, verbose=False, analytics_enabled=False)
-        except (httpx.HTTPError, ValueError):  # not there yet
+        except (httpx.HTTPError, ValueError):  # not up yet
             time.sleep(0.5)
     raise GoldenError(f"The Space does not answer: {' '.join(map(str, server.args))}.")  # type: ignore[arg-type]
 
 
 def run(command: list[str]) -> None:
     if subprocess.run(command).returncode:
-        raise GoldenError(f"This failed: {' '.join(command)}")
+        raise GoldenError(f"The command failed: {' '.join(command)}")
 
 
 def find_free_port() -> int:
@@ -163,19 +167,24 @@ def find_free_port() -> int:
         return probe.getsockname()[1]
 
 
+@dataclass(frozen=True)
+class SpaceOptions:
+    out: Path = flag(help="folder to write", positional=True)
+    model: str = flag("shapes", f"one of {', '.join(MODELS)}; all but shapes need ZeroGPU")
+    check: bool = flag(False, "install it in a new virtual environment and start it")
+    python: str = flag(sys.executable, "interpreter of that environment")
+
+
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=lambda name: Path(name).resolve(), help="folder to write")
-    parser.add_argument("--model", default="shapes", help=f"of {', '.join(MODELS)}; all but shapes want ZeroGPU")
-    parser.add_argument("--check", action="store_true", help="install it in a new virtual environment and start it")
-    parser.add_argument("--python", default=sys.executable, help="interpreter of that environment")
-    arguments = parser.parse_args()
-    spec = find_model(arguments.model)
-    build_space(arguments.out, spec)
-    size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
-    print(f"{arguments.out}: {spec.title}, {size / 1e6:.1f} MB")
-    if arguments.check:
-        try_space(arguments.out, install_space(arguments.out, arguments.python))
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_flags(parser, SpaceOptions)
+    options = read_flags(SpaceOptions, parser.parse_args())
+    out, spec = options.out.resolve(), find_model(options.model)
+    build_space(out, spec)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {spec.title}, {size / 1e6:.1f} MB")
+    if options.check:
+        try_space(out, install_space(out, options.python))
 
 
 if __name__ == "__main__":

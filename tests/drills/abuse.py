@@ -1,36 +1,34 @@
-"""What a hostile client sends: malformed requests, other people's files, script. On the embedded model.
+"""What a hostile client sends: malformed requests, other people's files, scripts. On the embedded model.
 
-    python tests/drills/abuse.py                   # a few minutes; the last part drives a real Chromium
-    python tests/drills/abuse.py --only requests files
+    python -m tests.drills.abuse                   # a few minutes; the last part drives a real Chromium
+    python -m tests.drills.abuse --only requests files
 
 The server runs inside this process, so that every call of its model is counted.
 """
 
 import json
 import secrets
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import httpx
 
-import app
-from golden.compare import Model, load_model
 from golden.errors import ArgumentParser, GoldenError, run_command
-from golden.scoreboard import NO_JUDGES
+from golden.flags import add_flags, flag, read_flags
+from golden.model import Model, load_model
+from golden.ui.page import build_ui, launch_options
 from tests.drills.injection import PAYLOADS, try_payloads
 from tests.drills.pages import find_chromium
 from tests.drills.serving import ROOT, ask, report
 
 NAN, INF = float("nan"), float("inf")
-GOOD = ("a red circle", 0, 1, 5.5, "ddim", 1.0)
+GOOD = ("a red circle", 0, 1, 5.5, "ddim", 1.0, None, None, None)
 ODD = (NAN, INF, -INF, True, False, None, "", "x", "1", [], [1], {}, {"a": 1}, 10**400, [[[]]], "\ud800")
 WRONG_PROMPTS = (
     "x" * 5_000_000,
@@ -48,10 +46,17 @@ WRONG_STEPS = (0, -1, 201, 10_000, 2**40, 1.5, 2.5, 1e9, "20")
 WRONG_GUIDANCE = (0, 0.99, 30.01, -5.5, 1e308, 2**40, "5.5")
 WRONG_SAMPLERS = ("euler_z", "DDIM", "__class__", "../ddim", "os.system", 7, 1.5)
 WRONG_STRENGTHS = (-0.1, 3.01, 99, 1e308, 2**40, "1")
+WRONG_SIDES = (0, -8, 7, 129, 4000, 64.5, 2**40, "64")
+WRONG_CONTROLS = (
+    7, "/etc/passwd", "data:image/png;base64,AAAA", "http://127.0.0.1:1/x.png", {"path": "/etc/passwd"}, {"path": 7},
+    {"path": None, "url": "file:///etc/passwd"}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
+    {"path": "/tmp/gradio/../../etc/passwd", "meta": {"_type": "other"}}, {"path": "x\0"}, {"path": "../app.py"},
+)  # fmt: skip
 BAD_BODIES = (
     b"", b"{", b"[]", b"null", b"NaN", b"\xff\xfe", b'"data"', b"3", b"{}", b'{"data": 3}', b'{"data": null}',
-    b'{"data": {}}', b'{"data": []}', b'{"data": [1, 2, 3, 4, 5, 6, 7, 8]}', b'{"data": ["a red circle", 0, 1, 5.5]',
-    b"[" * 100_000, b'{"data":' * 5_000, b'{"data": ["' + b"A" * 5_000_000 + b'"]}', b"<xml/>", b"\x00" * 1000,
+    b'{"data": {}}', b'{"data": []}', b'{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}',
+    b'{"data": ["a red circle", 0, 1, 5.5]', b"[" * 100_000,
+    b'{"data":' * 5_000, b'{"data": ["' + b"A" * 5_000_000 + b'"]}', b"<xml/>", b"\x00" * 1000,
 )  # fmt: skip
 ROUTES = ("file=", "file/", "static/", "assets/", "stream/", "proxy=", "theme.css/", "custom_component/", "")
 PATHS = (
@@ -67,8 +72,8 @@ SECRETS = ("root:x:", "def build_ui", "PATH=", "[core]")
 @contextmanager
 def serve(model: Model) -> Iterator[str]:
     """The page of a model from this process."""
-    ui = app.build_ui(model, NO_JUDGES)
-    _, url, _ = ui.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **app.launch_options())
+    ui = build_ui(model)
+    _, url, _ = ui.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         yield url
     finally:
@@ -93,10 +98,12 @@ def count_calls(model: Model) -> Iterator[list[None]]:
 def make_malformed() -> list[tuple]:
     """Requests of which one value, or two, is not allowed."""
     wrong = (WRONG_PROMPTS, WRONG_SEEDS, WRONG_STEPS, WRONG_GUIDANCE, WRONG_SAMPLERS, WRONG_STRENGTHS)
-    choices = [(*ODD, *values) for values in wrong]
+    optional = (WRONG_SIDES, WRONG_SIDES, WRONG_CONTROLS)
+    without_none = tuple(value for value in ODD if value is not None)
+    choices = [(*ODD, *values) for values in wrong] + [(*without_none, *values) for values in optional]
     ones = [(*GOOD[:at], value, *GOOD[at + 1 :]) for at, values in enumerate(choices) for value in values]
     pairs = [
-        (GOOD[0], seed, steps, GOOD[3], sampler, strength)
+        (GOOD[0], seed, steps, GOOD[3], sampler, strength, *GOOD[6:])
         for (seed, steps), (sampler, strength) in zip(
             product(choices[1], choices[2]), product(choices[4], choices[5]), strict=False
         )
@@ -111,16 +118,16 @@ def drill_requests(url: str, model: Model, requests: list[tuple]) -> None:
     with httpx.Client(timeout=120) as client, count_calls(model) as calls:
         for data in requests:
             kind, answer = ask(client, url, *data)
-            told = json.dumps(answer)
-            refused += kind in ("error", "refused") and "Traceback" not in told
+            words = json.dumps(answer)
+            refused += kind in ("error", "refused") and "Traceback" not in words
         for path, body in product(list_targets(url, client), BAD_BODIES):
-            said = post_body(client, path, body)
-            refused += "Traceback" not in said and "complete" not in said
+            words = post_body(client, path, body)
+            refused += "Traceback" not in words and "complete" not in words
             num_requests += 1
         reached = len(calls)
         kind, _ = ask(client, url, *GOOD)
     report("malformed requests", num_requests)
-    report("  refused without a word of the server's own", f"{refused} of {num_requests}")
+    report("  refused without internals of the server", f"{refused} of {num_requests}")
     report("  calls of the model by them", reached)
     report("  threads that ended meanwhile", len(threads - {thread.name for thread in threading.enumerate()}))
     report("  the good request after them", kind)
@@ -132,7 +139,7 @@ def list_targets(url: str, client: httpx.Client) -> list[str]:
 
 
 def post_body(client: httpx.Client, path: str, body: bytes) -> str:
-    """What the server answers to a body, and what follows where it was taken for a call; nothing if it hangs up."""
+    """The server's answer to a body, and what follows if it was taken for a call; nothing if it hangs up."""
     try:
         answer = client.post(path, content=body, headers={"content-type": "application/json"})
     except httpx.TransportError:
@@ -156,13 +163,13 @@ def drill_files(url: str, paths: Sequence[str] = PATHS) -> None:
     canary.write_text(token)
     fill = {"canary": str(canary), "root": str(ROOT), "tmp": tempfile.gettempdir()}
     forms = [path.format(**fill) for path in paths]
-    tried, told = 0, []
+    tried, disclosed = 0, []
 
     def look(text: str) -> None:
         nonlocal tried
         tried += 1
         if any(word in text for word in (token, *SECRETS)):
-            told.append(text[:80])
+            disclosed.append(text[:80])
 
     with httpx.Client(timeout=60) as client:
         for route, form in product(ROUTES, forms):
@@ -176,12 +183,12 @@ def drill_files(url: str, paths: Sequence[str] = PATHS) -> None:
                 look(join(client, url, index, [forged]))
             look(client.post(f"{url}gradio_api/upload", files={"files": (form, b"x", "image/png")}).text)
     report("path-traversal forms and forged file data", tried)
-    report("  that disclosed anything", len(told))
-    require(not told)
+    report("  that disclosed anything", len(disclosed))
+    require(not disclosed)
 
 
 def fetch(client: httpx.Client, address: str) -> str:
-    """What is served at an address; nothing where the server hangs up."""
+    """What is served at an address; nothing if the server hangs up."""
     try:
         return client.get(address).text
     except httpx.TransportError:
@@ -221,14 +228,21 @@ def drill_script(url: str) -> None:
 
 def require(holds: bool) -> None:
     if not holds:
-        raise GoldenError("That is not as it should be.")
+        raise GoldenError("The drill failed: see the last figures.")
+
+
+DRILLS = ("requests", "files", "script")
+
+
+@dataclass(frozen=True)
+class AbuseOptions:
+    only: tuple[str, ...] = flag(DRILLS, "drills to run", choices=DRILLS)
 
 
 def main() -> None:
-    drills = ("requests", "files", "script")
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=drills, default=drills)
-    chosen = parser.parse_args().only
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_flags(parser, AbuseOptions)
+    chosen = read_flags(AbuseOptions, parser.parse_args()).only
     model = load_model("shapes")
     with serve(model) as url:
         if "requests" in chosen:
@@ -236,7 +250,9 @@ def main() -> None:
         if "files" in chosen:
             drill_files(url)
     if "script" in chosen:
-        free = Model(app.replace(model.spec, name="free"), model.pipeline, model.npnet)  # takes any words for a prompt
+        free = Model(
+            replace(model.spec, name="free", checker=None), model.pipeline, model.npnet
+        )  # any words are a prompt
         with serve(free) as url:
             drill_script(url)
 

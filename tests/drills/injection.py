@@ -65,7 +65,11 @@ def try_payloads(browser: Browser, url: str) -> tuple[int, int]:
         assert page.input_value("#prompt textarea") == payload
     page.click("#share button.label-wrap")
     for payload in PAYLOADS:  # error messages
-        for settings, words in (({"model": payload}, "of the model"), ({"sampler": payload}, "Unknown sampler")):
+        for settings, words in (
+            ({"model": payload}, "for the model"),
+            ({"sampler": payload}, "Unknown sampler"),
+            ({payload: 1}, "Unknown setting"),
+        ):
             next(tried)
             fill(page, "#json", json.dumps({"prompt": "x"} | settings))
             page.click("#apply_json")
@@ -77,7 +81,7 @@ def try_payloads(browser: Browser, url: str) -> tuple[int, int]:
         for payload in PAYLOADS[:6]:  # names of files
             next(tried)
             file = Path(folder) / f"{payload.replace('/', '_')}.png"
-            file.write_bytes(b"no picture")
+            file.write_bytes(b"no image")
             page.locator("#share input[type=file]").set_input_files(file)
             wait_for_text(page, "#status", "not a PNG")
     open_tab(page, "History")
@@ -101,7 +105,7 @@ def try_payloads(browser: Browser, url: str) -> tuple[int, int]:
         next(tried)
         linked = context.new_page()
         linked.goto(url + "?" + urlencode({"prompt": payload, "num_inference_steps": 1, "model": payload}))
-        wait_for_text(linked, "#status", "of the model")
+        wait_for_text(linked, "#status", "for the model")
         ran += has_run(linked)
         linked.close()  # a browser has six connections to a server, and every open page holds one
     context.close()

@@ -16,7 +16,7 @@ def find_chromium() -> str:
 
 
 def wait_for_text(page, selector: str, words: str) -> None:
-    """Wait until an element says these words."""
+    """Wait until an element contains these words."""
     page.wait_for_function(
         "([selector, words]) => document.querySelector(selector)?.textContent.includes(words)", arg=[selector, words]
     )
@@ -32,13 +32,13 @@ def compare(page, prompt: str = PROMPT, seed: int = 3, steps: int = 3) -> None:
     """Fill in a comparison, run it, and wait for its end."""
     fill(page, "#prompt", prompt)
     fill(page, "#seed", seed)
-    fill(page, "#steps", steps)
+    fill(page, "#num_inference_steps", steps)
     page.click("#compare_button")
     wait_done(page, prompt, seed)
 
 
 def wait_done(page, prompt: str, seed: int) -> None:
-    """Wait for a comparison's end: then its link stands in the address, and its time in the status line."""
+    """Wait for a comparison to finish: its link is then in the address, and its time in the status line."""
     page.wait_for_function(
         """([prompt, seed]) => {
             const query = new URLSearchParams(location.search);

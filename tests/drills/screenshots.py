@@ -1,18 +1,17 @@
-"""Pictures of the page on the embedded model: those of the README, or every tab at every size to be looked at.
+"""Screenshots of the page on the embedded model: those of the README, or every tab at every size.
 
-python tests/drills/screenshots.py                        # assets/pictures/app-*.png
-python tests/drills/screenshots.py --all --out runs/shots
+python -m tests.drills.screenshots                        # assets/pictures/app-*.png
+python -m tests.drills.screenshots --all --out runs/shots
 """
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from golden.errors import ArgumentParser, run_command
+from golden.flags import add_flags, flag, read_flags
 from tests.drills.pages import compare, fill, find_chromium, open_tab, wait_for_text
 from tests.drills.serving import ROOT, run_app
 
@@ -52,7 +51,7 @@ def show_benchmark(page: Page) -> None:
     open_tab(page, "Benchmark")
     fill(page, "#suite_prompts", 8)
     page.click("#suite_button")
-    wait_for_text(page, "#suite_status", "pictures.")
+    wait_for_text(page, "#suite_status", "images.")
 
 
 def show_about(page: Page) -> None:
@@ -71,7 +70,7 @@ README = (("compare", "desktop", "light"), ("explore", "desktop", "light"), ("co
 
 
 def take(page: Page, view: str, path: Path) -> None:
-    """Bring a view about and keep a picture of it, in at most 256 colours and therefore small."""
+    """Show a view and save a screenshot of it, in at most 256 colours and therefore small."""
     VIEWS[view](page)
     page.wait_for_timeout(1000)
     page.screenshot(path=path)
@@ -79,14 +78,19 @@ def take(page: Page, view: str, path: Path) -> None:
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
+@dataclass(frozen=True)
+class ScreenshotOptions:
+    all: bool = flag(False, "every tab, at both sizes, light and dark")
+    out: Path = flag(ROOT / "assets" / "pictures", "folder to write to")
+
+
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--all", action="store_true", help="every tab, at both sizes, light and dark")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "pictures", help="folder")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_flags(parser, ScreenshotOptions)
+    options = read_flags(ScreenshotOptions, parser.parse_args())
+    options.out.mkdir(parents=True, exist_ok=True)
     every = [(view, size, scheme) for size in SIZES for scheme in SCHEMES for view in VIEWS]
-    wanted = every if arguments.all else README
+    wanted = every if options.all else README
     with run_app() as (url, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
         pages: dict[tuple[str, str], Page] = {}
@@ -98,7 +102,7 @@ def main() -> None:
                 pages[size, scheme] = context.new_page()
                 pages[size, scheme].goto(url)
                 pages[size, scheme].wait_for_selector("#compare_button")
-            take(pages[size, scheme], view, arguments.out / f"app-{view}-{size}-{scheme}.png")
+            take(pages[size, scheme], view, options.out / f"app-{view}-{size}-{scheme}.png")
         browser.close()
 
 

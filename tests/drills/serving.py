@@ -50,7 +50,7 @@ def wait_until_served(url: str, server: subprocess.Popen) -> None:
 
 
 def send(client: httpx.Client, url: str, data: Any) -> httpx.Response:
-    """Ask the endpoint, as a program without a client library does; `data` may hold what JSON has no word for."""
+    """Ask the endpoint, as a program without a client library does; `data` may contain what JSON cannot express."""
     body = json.dumps({"data": data})
     return client.post(f"{url}gradio_api/call/compare", content=body, headers={"content-type": "application/json"})
 
@@ -74,9 +74,9 @@ def ask(client: httpx.Client, url: str, *data: Any) -> tuple[str, Any]:
     return read_answer(client, url, started.json()["event_id"])
 
 
-def fetch_pixels(client: httpx.Client, picture: dict) -> np.ndarray:
-    """The pixels (H, W, 3) of a picture that an answer names."""
-    with Image.open(BytesIO(client.get(picture["url"]).content)) as image:
+def fetch_pixels(client: httpx.Client, answer: dict) -> np.ndarray:
+    """The pixels (H, W, 3) of an image that an answer names."""
+    with Image.open(BytesIO(client.get(answer["url"]).content)) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -7,20 +7,21 @@ from functools import partial
 
 import pytest
 
-from golden import explore
-from golden.compare import CompareRequest, compare
-from golden.drawing import OUTCOMES
+from golden.compare import compare
 from golden.errors import InvalidInput
+from golden.request import CompareRequest
+from golden.ui import grid as grids
+from golden.ui.drawing import OUTCOMES
 
-BASE = CompareRequest("a star", 5, 1, 3.0, "euler", 1.0)
+BASE = CompareRequest(prompt="a star", seed=5, num_inference_steps=1, guidance_scale=3.0, sampler="euler", strength=1.0)
 
 
 def test_a_grid_varies_one_setting_and_keeps_the_others(tiny_shapes):
-    grid = explore.plan_grid(BASE, "a star\n\n  two hearts ", "seed", "0..2, 9", tiny_shapes.spec)
+    grid = grids.plan_grid(BASE, "a star\n\n  two hearts ", "seed", "0..2, 9", tiny_shapes.spec)
     assert grid.prompts == ("a star", "two hearts")
     assert grid.values == (0, 1, 2, 9)
     assert len(grid.requests) == 8
-    assert grid.requests[1, 3] == CompareRequest("two hearts", 9, 1, 3.0, "euler", 1.0)
+    assert grid.requests[1, 3] == replace(BASE, prompt="two hearts", seed=9)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_grid_varies_one_setting_and_keeps_the_others(tiny_shapes):
     ],
 )
 def test_every_axis(tiny_shapes, axis, values, expected):
-    grid = explore.plan_grid(BASE, "a star", axis, values, tiny_shapes.spec)
+    grid = grids.plan_grid(BASE, "a star", axis, values, tiny_shapes.spec)
     assert [getattr(request, axis) for request in grid.requests.values()] == expected
 
 
@@ -41,7 +42,7 @@ def test_every_axis(tiny_shapes, axis, values, expected):
     ("prompts", "axis", "values", "sentence"),
     [
         ("", "seed", "1", "1 to 12 prompts"),
-        (None, "seed", "1", "are texts"),
+        (None, "seed", "1", "must be text"),
         ("a star\n" * 13, "seed", "1", "1 to 12 prompts"),
         ("a star", "prompt", "1", "Unknown setting"),
         ("a star", ["seed"], "1", "Unknown setting"),
@@ -54,34 +55,34 @@ def test_every_axis(tiny_shapes, axis, values, expected):
         ("a star", "sampler", "nope", "Unknown sampler"),
         ("a dragon", "seed", "1", "outside the shapes world"),
         ("a star\n" * 12, "seed", "0..15", "at most 96"),
-        ("x" * 40_000, "seed", "1", "are texts"),
+        ("x" * 40_000, "seed", "1", "must be text"),
     ],
     ids=range(15),
 )
 def test_a_bad_grid_gets_one_sentence(tiny_shapes, prompts, axis, values, sentence):
     with pytest.raises(InvalidInput, match=sentence):
-        explore.plan_grid(BASE, prompts, axis, values, tiny_shapes.spec)
+        grids.plan_grid(BASE, prompts, axis, values, tiny_shapes.spec)
 
 
 def test_a_grid_is_run_counted_drawn_and_written(tiny_shapes):
-    grid = explore.plan_grid(BASE, "a star\ntwo hearts", "seed", "0, 1", tiny_shapes.spec)
-    running = explore.run_grid(grid, partial(compare, model=tiny_shapes))
+    grid = grids.plan_grid(BASE, "a star\ntwo hearts", "seed", "0, 1", tiny_shapes.spec)
+    running = grids.run_grid(grid, partial(compare, model=tiny_shapes))
     while next(running) < 2:
         pass
-    half = explore.grid_to_image(grid, tiny_shapes.spec)
+    half = grids.grid_to_image(grid, tiny_shapes.spec)
     assert list(running)[-1] == 4
-    full = explore.grid_to_image(grid, tiny_shapes.spec)
+    full = grids.grid_to_image(grid, tiny_shapes.spec)
     assert full.size == half.size
     assert full.tobytes() != half.tobytes()
-    assert sum(explore.count_outcomes(grid).values()) == 4
-    rows = list(csv.DictReader(io.StringIO(explore.grid_to_csv(grid))))
+    assert sum(grids.count_outcomes(grid).values()) == 4
+    rows = list(csv.DictReader(io.StringIO(grids.grid_to_csv(grid))))
     assert [(row["row"], row["column"]) for row in rows] == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
     assert all(row["outcome"] in OUTCOMES for row in rows)
 
 
 def test_closing_a_grid_stops_it_and_keeps_what_is_done(tiny_shapes):
-    grid = explore.plan_grid(replace(BASE, num_inference_steps=50), "a star", "seed", "0..3", tiny_shapes.spec)
-    running = explore.run_grid(grid, partial(compare, model=tiny_shapes))
+    grid = grids.plan_grid(replace(BASE, num_inference_steps=50), "a star", "seed", "0..3", tiny_shapes.spec)
+    running = grids.run_grid(grid, partial(compare, model=tiny_shapes))
     while next(running) < 1:
         pass
     next(running)
@@ -92,7 +93,7 @@ def test_closing_a_grid_stops_it_and_keeps_what_is_done(tiny_shapes):
 
 
 def test_without_a_checker_there_are_no_winners(tiny_model):
-    grid = explore.plan_grid(BASE, "any words at all, " * 30, "strength", "0, 1", tiny_model.spec)
-    list(explore.run_grid(grid, partial(compare, model=tiny_model)))
-    assert not any(explore.count_outcomes(grid).values())
-    assert explore.grid_to_image(grid, tiny_model.spec).width > 400
+    grid = grids.plan_grid(BASE, "any words at all, " * 30, "strength", "0, 1", tiny_model.spec)
+    list(grids.run_grid(grid, partial(compare, model=tiny_model)))
+    assert not any(grids.count_outcomes(grid).values())
+    assert grids.grid_to_image(grid, tiny_model.spec).width > 400

@@ -1,0 +1,36 @@
+"""The About tab: what golden noise is, what the figures mean, and the models."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...files import ASSETS
+from ...models import MODELS, ModelSpec
+from ..html import render
+from . import Page, Tab
+
+
+def build(page: Page, tab: gr.Tab) -> None:
+    gr.HTML(show_about(list(MODELS.values()), page.model.spec.name))
+
+
+def show_about(specs: list[ModelSpec], loaded: str) -> str:
+    """The tab's HTML; `loaded` is the name of the model that runs."""
+    return render("about", cards=[describe_model(spec) | {"loaded": spec.name == loaded} for spec in specs])
+
+
+def describe_model(spec: ModelSpec) -> dict[str, Any]:
+    """A card: a model of the registry with the settings that the paper uses with it."""
+    embedded = Path(spec.repo).is_relative_to(ASSETS)
+    pairs = [
+        ("weights", "in this repository" if embedded else spec.repo),
+        *[("with", part) for part in (spec.parts.unet, *spec.parts.loras) if part],
+        ("steps", str(spec.sampling.num_inference_steps)),
+        ("guidance", f"{spec.sampling.guidance_scale:g}"),
+        ("sampler", spec.sampling.sampler),
+    ]
+    return {"title": spec.title, "pairs": pairs}
+
+
+TAB = Tab("About", 6, build)

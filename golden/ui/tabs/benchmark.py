@@ -1,0 +1,196 @@
+"""The Benchmark tab: a short suite on the spot, or a finished report of eval/run_benchmark.py.
+
+What it runs is handed to the page: golden knows nothing of eval.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, no_type_check, runtime_checkable
+
+import gradio as gr
+import pandas as pd
+
+from ...arms import ARMS
+from ...errors import GoldenError
+from ...judges import JudgeSet
+from ...model import Model
+from ...models import ModelSpec
+from ...request import CompareRequest
+from ..html import render
+from ..pieces import (
+    PAGE,
+    connect_stop,
+    fill_download,
+    list_arms,
+    make_start_and_stop,
+    show_error,
+    show_hint,
+    show_status,
+)
+from . import Page, Tab
+
+NO_SUITE = "The short suite needs a model with an exact checker; eval/run_benchmark.py measures any model."
+BUSY = "Another short suite is running: wait until it has finished."
+
+
+@runtime_checkable
+class Table(Protocol):
+    """Cells as text under a header; the first column names the row, `bold` are (row, column) of cells to stand out."""
+
+    title: str
+    header: Sequence[str]
+    body: Sequence[Sequence[str]]
+    note: str
+    bold: frozenset[tuple[int, int]]
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """A suite that is ready to run."""
+
+    batches: Sequence[Any]
+
+
+@runtime_checkable
+class Suites(Protocol):
+    """What eval.short_suite offers."""
+
+    MIN_PROMPTS: int
+    MAX_PROMPTS: int
+    MAX_SEEDS: int
+
+    def plan_suite(self, base: CompareRequest, arms: Any, num_prompts: Any, num_seeds: Any, spec: ModelSpec) -> Plan:
+        """Raises: InvalidInput in one sentence."""
+        ...
+
+    def run_suite(self, suite: Any, model: Model, judges: JudgeSet | None = None) -> Iterator[pd.DataFrame]:
+        """The rows of each batch as it is done. Raises: GoldenError in one sentence."""
+        ...
+
+    def make_tables(self, rows: pd.DataFrame, suite: Any) -> Sequence[Any]:
+        """A Table for each arm."""
+        ...
+
+    def list_reports(self, runs: Path) -> list[str]: ...
+
+    def read_report(self, runs: Path, name: Any) -> str: ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The components of the tab."""
+
+    arms: gr.CheckboxGroup
+    num_prompts: gr.Slider
+    num_seeds: gr.Slider
+    status: gr.HTML
+    shown: gr.HTML
+    as_csv: gr.DownloadButton
+    reports: gr.Dropdown
+
+
+def build(page: Page, tab: gr.Tab) -> None:
+    suites = page.suites
+    if suites is None:
+        gr.HTML(show_status(NO_SUITE))
+        return
+    has_suite = page.model.checker is not None
+    with gr.Row(elem_classes="split"):
+        with gr.Column(elem_classes="side"):
+            with gr.Column(visible=has_suite, elem_id="suite"):
+                arms = gr.CheckboxGroup(
+                    [arm for arm in ARMS if arm != "standard"],
+                    value=[arm for arm in list_arms(page.model) if arm != "standard"],
+                    label="Arms to compare with standard",
+                    elem_id="suite_arms",
+                )
+                num_prompts = gr.Slider(
+                    suites.MIN_PROMPTS, suites.MAX_PROMPTS, value=16, step=1, label="Prompts", elem_id="suite_prompts"
+                )
+                num_seeds = gr.Slider(1, suites.MAX_SEEDS, value=1, step=1, label="Seeds", elem_id="suite_seeds")
+                gr.HTML(show_hint("Prompts are spread over the test set; settings other than the size are Compare's."))
+                start, stop = make_start_and_stop("Run the short suite", "suite_button", "suite_stop")
+            status = gr.HTML("" if has_suite else show_status(NO_SUITE), elem_id="suite_status")
+            as_csv = gr.DownloadButton("Rows as CSV", size="sm", visible=False, elem_id="suite_csv")
+            reports = gr.Dropdown(
+                [], value=None, label="Finished reports", elem_id="reports", visible=page.runs is not None
+            )
+        with gr.Column(elem_classes="main"):
+            shown = gr.HTML(render("no_report"), elem_id="report")
+    bench = Bench(arms, num_prompts, num_seeds, status, shown, as_csv, reports)
+    connect_suite(page, suites, bench, start, stop)
+    connect_reports(page, suites, bench, tab)
+
+
+def connect_suite(page: Page, suites: Suites, bench: Bench, start: gr.Button, stop: gr.Button) -> None:
+    turn, status = threading.Lock(), bench.status
+
+    def measure(chosen: Any, num_prompts: Any, num_seeds: Any, base: Sequence[Any]) -> Iterator[dict]:
+        request = page.controls.make_request(base)
+        suite = suites.plan_suite(request, chosen, num_prompts, num_seeds, page.model.spec)
+        total, parts = len(suite.batches), []
+        yield {status: show_status(f"0 of {total} batches", "running", 0.0), bench.as_csv: gr.update(visible=False)}
+        for part in suites.run_suite(suite, page.model, page.judging.judges):
+            parts.append(part)
+            rows = pd.concat(parts)
+            yield {
+                status: show_status(f"{len(parts)} of {total} batches", "running", len(parts) / total),
+                bench.shown: show_tables(suites.make_tables(rows, suite), len(rows)),
+                bench.as_csv: fill_download(bench.as_csv, rows.to_csv(index=False).encode(), "golden-suite.csv"),
+            }
+        yield {status: show_status(f"{len(rows)} images.")}
+
+    @no_type_check  # gradio must see that this is a generator, also in tests that check types
+    def run(chosen: Any, num_prompts: Any, num_seeds: Any, *base: Any) -> Any:
+        if not turn.acquire(blocking=False):
+            yield {status: show_status(BUSY, "error")}
+            return
+        try:
+            yield from measure(chosen, num_prompts, num_seeds, base)
+        except GoldenError as error:
+            yield {status: show_error(error)}
+        finally:
+            turn.release()
+
+    running = start.click(
+        run,
+        [bench.arms, bench.num_prompts, bench.num_seeds, *page.controls.inputs],
+        [bench.shown, status, bench.as_csv],
+        concurrency_id="benchmark",
+        concurrency_limit=2,  # so that the second is told to wait at once
+        **PAGE,
+    )
+    connect_stop(stop, running, status, "Stopped; finished batches are kept.")
+
+
+def connect_reports(page: Page, suites: Suites, bench: Bench, tab: gr.Tab) -> None:
+    runs = page.runs
+
+    def list_again() -> Any:
+        return gr.update(choices=suites.list_reports(runs)) if runs else gr.skip()
+
+    def open_report(name: Any) -> dict:
+        if runs is None or name is None:
+            return {bench.status: gr.skip()}
+        try:
+            return {bench.shown: show_report(suites.read_report(runs, name)), bench.status: ""}
+        except GoldenError as error:
+            return {bench.status: show_error(error)}
+
+    tab.select(list_again, None, [bench.reports], **PAGE)
+    bench.reports.input(open_report, [bench.reports], [bench.shown, bench.status], **PAGE)
+
+
+def show_tables(tables: Sequence[Table], num_images: int) -> str:
+    """How every arm compares with standard so far."""
+    return render("tables", tables=tables, num_images=num_images)
+
+
+def show_report(html: str) -> str:
+    """A report in a frame of its own, in which nothing can run."""
+    return render("report", html=html)
+
+
+TAB = Tab("Benchmark", 5, build)

@@ -1,0 +1,236 @@
+"""The Compare tab: one prompt and seed from standard and from golden noise, beside each other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, no_type_check
+
+import gradio as gr
+
+from ...compare import Checked, Comparison, Event, Progress, Rendered, Scored
+from ...errors import GoldenError
+from ...request import CompareRequest, validate
+from ...settings import default_request, from_json, from_png, from_query, read_control, to_json
+from .. import session
+from ..controls import Controls
+from ..fields import SETTINGS
+from ..pieces import (
+    PAGE,
+    connect_stop,
+    draw_seed,
+    list_arms,
+    make_image,
+    show_error,
+    show_hint,
+    show_progress,
+    show_scoring,
+    show_status,
+)
+from ..scoreboard import count_wins
+from ..stage import Stage, build_stage
+from . import Page, Tab
+
+SIZE_POLICY = (
+    "In pixels, at most twice the native size; leave empty for the native size. NPNet works at the native size: it "
+    "sees larger noise in overlapping windows, smaller noise with a margin around it. Noise is never resized."
+)
+IMAGE_TYPES = [".png", ".jpg", ".jpeg", ".webp"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What passes settings in and out of the page."""
+
+    text: gr.Textbox
+    copy_link: gr.Button
+    restore: gr.UploadButton
+    apply: gr.Button
+
+
+def build(page: Page, tab: gr.Tab) -> None:
+    controls = page.controls
+    with gr.Row(elem_id="bench"):
+        with gr.Column(elem_id="ask"):
+            controls.place("ask")
+            with gr.Row(elem_id="go"):
+                start = gr.Button("Compare", variant="primary", elem_id="compare_button")
+                stop = gr.Button("Stop", variant="stop", elem_id="stop_button")
+                reroll = gr.Button("Reroll", elem_id="reroll_button", min_width=64)
+            controls.status.render()
+            build_uploads(page)
+        with gr.Column(elem_id="settings"):
+            share = build_settings(controls)
+        stage = build_stage(page.model, controls, page.judging)
+    connect_run(page, stage, share.text, start, stop)
+    connect_openers(page, stage, share)
+
+    def roll() -> dict:
+        return {controls["seed"]: draw_seed()} | controls.run_again()
+
+    reroll.click(roll, None, [controls["seed"], controls.opened], **PAGE)
+
+
+def build_settings(controls: Controls) -> Share:
+    with gr.Row(elem_id="seed_row"):
+        controls.place("seed")
+        controls.lock.render()
+    controls.place("settings")
+    with gr.Accordion("Size", open=False, elem_id="size"):
+        with gr.Row(elem_id="sides"):
+            controls.place("size")
+        gr.HTML(show_hint(SIZE_POLICY))
+    with gr.Accordion("Share and restore", open=False, elem_id="share"):
+        copy_link = gr.Button("Copy link", size="sm", elem_id="copy_link")
+        restore = gr.UploadButton(
+            "Restore from a PNG", file_types=[".png"], type="binary", size="sm", elem_id="restore_png"
+        )
+        text = gr.Textbox(label="Settings as JSON", lines=4, max_lines=9, elem_id="json", buttons=["copy"])
+        apply = gr.Button("Apply these settings", size="sm", elem_id="apply_json")
+    return Share(text, copy_link, restore, apply)
+
+
+def build_uploads(page: Page) -> None:
+    """An upload for each setting that is an image, if the model has any use for it."""
+    for name, setting in SETTINGS.items():
+        if setting.is_image and setting.applies(page.model):
+            upload = gr.UploadButton(
+                setting.label, file_types=IMAGE_TYPES, type="binary", size="sm", elem_id=f"{name}_upload"
+            )
+            shown, kept = make_image(setting.label, elem_id=name), page.controls[name]
+            upload.upload(
+                partial(_take_image, page.controls, name),
+                [upload],
+                [kept, page.controls.status],
+                **(PAGE | {"preprocess": True}),
+            )
+            kept.change(lambda image: image, [kept], [shown], **PAGE)  # type: ignore[attr-defined]
+
+
+def _take_image(controls: Controls, name: str, data: Any) -> dict:
+    label = SETTINGS[name].label
+    try:
+        return {controls[name]: read_control(data), controls.status: show_status(f"{label} loaded.")}
+    except GoldenError as error:
+        return {controls.status: show_error(error)}
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """The updates of the tab for the events of one comparison."""
+
+    def __init__(self, page: Page, stage: Stage, text: gr.Textbox, records: list[session.Record]) -> None:
+        self.page, self.stage, self.text, self.records = page, stage, text, records
+        self.status = page.controls.status
+
+    def show(self, event: Event) -> dict:
+        if isinstance(event, Progress):
+            return self._show_previews(event) | {self.status: show_progress(event)}
+        if isinstance(event, Rendered):
+            images = self.stage.show_images(event.images["standard"], event.images.get("npnet"))
+            return self.stage.clear_words() | images
+        if isinstance(event, Scored):
+            scoring = show_scoring(event.comparison, self.page.judging.judges)
+            return self.stage.show_scores(event.comparison) | {self.status: scoring}
+        if isinstance(event, Checked):
+            scoring = show_scoring(event.comparison, self.page.judging.judges)
+            return self._show_outcome(event.comparison) | {self.status: scoring}
+        finished = {self.status: show_status(summarise(event))}
+        if self.page.judging.judges is None:
+            return self._show_outcome(event) | finished
+        # Everything but the last words was shown as it was checked and scored.
+        self.records = session.add_scores(self.records, event, self.page.judging.weights)
+        return finished | {self.page.records: self.records}
+
+    def _show_previews(self, event: Progress) -> dict:
+        if not event.previews:
+            return {}
+        images = dict(zip(list_arms(self.page.model), event.previews, strict=True))
+        return self.stage.show_images(images["standard"], images.get("npnet")) | self.stage.clear_words()
+
+    def _show_outcome(self, comparison: Comparison) -> dict:
+        spec = self.page.model.spec
+        self.records = session.add_record(self.records, comparison, spec)
+        described = to_json(comparison.request, spec)
+        return self.stage.show(comparison, spec) | {self.text: described, self.page.records: self.records}
+
+
+def summarise(comparison: Comparison) -> str:
+    """One line on the outcome."""
+    verdicts, scores, parts = comparison.verdicts, comparison.scores, []
+    if {"standard", "npnet"} <= set(verdicts):
+        standard, golden = ("correct" if verdicts[arm].correct else "incorrect" for arm in ("standard", "npnet"))
+        parts.append(f"standard {standard}, golden {golden}")
+    if scores and len(comparison.images) == 2:
+        parts.append(f"golden won {count_wins(scores)} of {len(scores)} scores")
+    return f"{'; '.join(parts or ['done']).capitalize()}, in {comparison.total_seconds:.1f} s."
+
+
+def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, stop: gr.Button) -> None:
+    controls = page.controls
+
+    @no_type_check  # gradio must see that this is a generator, also in tests that check types
+    def run(*values: Any) -> Any:
+        *filled, lock, kept = values
+        request = controls.make_request(filled)
+        if not lock:
+            request = replace(request, seed=draw_seed())
+        try:
+            request = validate(request, page.model.spec)
+            yield {controls["seed"]: request.seed, controls.status: show_status("Starting …", "running", 0.0)}
+            this = Run(page, stage, text, kept)
+            for event in page.watch_judged(request):
+                yield this.show(event)
+        except GoldenError as error:
+            yield {controls.status: show_error(error)}
+
+    running = gr.on(
+        [start.click, controls["prompt"].submit, controls.opened.change],  # type: ignore[attr-defined]
+        run,
+        [*controls.inputs, controls.lock, page.records],
+        [*stage.outputs, controls["seed"], controls.status, text, page.records],
+        concurrency_id="compare",
+        concurrency_limit=1,
+        trigger_mode="always_last",  # an example chosen while another runs is run after it
+        **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
+    )
+    running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
+    connect_stop(stop, running, controls.status, "Stopped.")
+
+
+# --- what fills in a comparison and runs it ---------------------------------------------------------------------------
+
+
+def connect_openers(page: Page, stage: Stage, share: Share) -> None:
+    """Examples, a link, JSON, a PNG."""
+    controls, spec = page.controls, page.model.spec
+
+    def open_request(read: Callable[..., CompareRequest | None], *values: Any) -> dict:
+        try:
+            request = read(*values, spec)
+        except GoldenError as error:
+            return {controls.status: show_error(error)}
+        return controls.open(request) if request else {controls.status: gr.skip()}
+
+    def open_link(request: gr.Request) -> dict:
+        return open_request(from_query, dict(request.query_params))
+
+    def open_png(data: Any) -> dict:
+        return open_request(from_png, data)
+
+    def open_json(value: Any) -> dict:
+        return open_request(from_json, value)
+
+    def open_example(prompt: str, seed: int) -> dict:
+        return controls.open(default_request(spec, prompt=prompt, seed=seed))
+
+    for button, prompt, seed in stage.examples:
+        button.click(partial(open_example, prompt, seed), None, controls.opens, **PAGE)
+    share.apply.click(open_json, [share.text], controls.opens, **PAGE)
+    share.restore.upload(open_png, [share.restore], controls.opens, **(PAGE | {"preprocess": True}))
+    share.copy_link.click(None, None, None, js="() => window.golden.copyLink()", api_visibility="private")
+    page.blocks.load(open_link, None, controls.opens, **PAGE)
+
+
+TAB = Tab("Compare", 1, build)
