@@ -1,7 +1,8 @@
 """Six judges of images, one contract: `score(images, prompts) -> (B,)`, higher is better, in raw reported units.
 
     judge = load_judge("PickScore")  # the embedded set: small judges, trained on this project's own world
-    judge = load_judge("PickScore", "published")  # the published weights, from the hub
+    judge = load_judge("PickScore", "published")  # the published weights, from the Hub
+    scores = judge.score_pixels(pixels, prompts)  # with gradients to pixels (B, 3, H, W) in [-1, 1]
     for name, scores in load_judges().stream(images, prompts):  # as each judge finishes
         ...
 
@@ -52,7 +53,7 @@ JUDGES: dict[str, type[Judge]] = {
 
 
 def find_judge(name: str) -> type[Judge]:
-    """The class of a judge. Raises InvalidInput listing the names."""
+    """The class of a judge. Raises: InvalidInput listing the names."""
     if name not in JUDGES:
         raise InvalidInput(f"Unknown judge {name!r}: choose from {', '.join(JUDGES)}.")
     return JUDGES[name]
@@ -80,13 +81,13 @@ def load_judges(
         mode: "resident", "rotating", or "auto": resident where the weights fit in the memory that is free now.
         device, dtype: where and in which precision they run.
 
-    Raises: InvalidInput for unknown names or modes, and as `load_judge` for a path that is none. A judge of the two
-        sets whose weights cannot be had is no error here: its turn in `JudgeSet.stream` says so.
+    Raises: InvalidInput for unknown names or modes, and as `load_judge` for a path without a file. A judge of the two
+        sets whose weights are unavailable is no error here: `JudgeSet.stream` says so when its turn comes.
     """
     classes = {name: find_judge(name) for name in (JUDGES if names is None else names)}
     if not (isinstance(weights, str) and weights in WEIGHT_SETS):
         if len(classes) != 1:
-            raise InvalidInput(f"A file holds one judge, and {len(classes)} are asked for: name that one.")
+            raise InvalidInput(f"A file contains one judge, got {len(classes)} names: give the name of that one.")
         for cls in classes.values():
             weight_paths(cls, weights)
     needed = sum(num_bytes(cls, weights, dtype) for cls in classes.values()) if mode == "auto" else 0

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from .base import Config, Head, Judge, Tensors, parameters_of, unit
-from .hub import HubFile
+from ..hub import HubFile
+from .base import Config, Head, Judge, Scores, Tensors, parameters_of, unit
+from .inputs import Pixels
 
 BACKBONE = HubFile("openai/clip-vit-large-patch14", "model.safetensors")
 PREFIXES = {
@@ -30,6 +31,8 @@ class Aesthetic(Judge):
 
     name = "AES"
     unit = "rating, 1 to 10"
+    digits = 4
+    reads = "the image alone, never the prompt"
     preprocessing = "even"
     reads_prompts = False
     PUBLISHED: ClassVar[dict[str, Any]] = {
@@ -55,7 +58,7 @@ class Aesthetic(Judge):
         self.mlp = Head(vision.projection_dim, config["head"])
         self.image_size = config["vision"]["image_size"]
 
-    def forward(self, pixels: Tensor, *prompt_features: Tensor) -> Tensor:
+    def forward(self, pixels: Pixels, *prompt_features: Tensor) -> Scores:
         embeds = unit(self.clip(pixel_values=pixels).image_embeds)
         return self.mlp(embeds.to(self.dtype)).float()
 

@@ -1,21 +1,24 @@
 """The one contract of all judges, and the parts that several of them share."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from ..errors import GoldenError
-from .hub import HubFile
-from .inputs import Inputs, Tokenizer, Tokens, load_tokenizer
+from ..errors import GoldenError, InvalidInput
+from ..hub import HubFile
+from .inputs import Inputs, Pixels, Tokenizer, Tokens, load_tokenizer, preprocess_pixels
 
 Config = Mapping[str, Any]
 Tensors = dict[str, Tensor]
+Scores = Float[Tensor, " batch"]
 
 MAX_CACHED_PROMPTS = 256
 MAX_BATCH = 32
@@ -29,17 +32,24 @@ class Judge(nn.Module):
         features = judge.encode_prompts(judge.tokenize(prompts))  # tuple of (B, ...)
         scores = judge(pixels, *features)                  # (B,) in the units that are reported
 
+    Everything that tables, charts and the page know of a judge is an attribute here.
+
     Attributes:
         name: as in tables, and in JUDGES.
         unit: what a score is, for labels.
+        table_factor, digits: what the paper's tables multiply a score by, and the decimals that they print.
+        reads: what it looks at, for labels.
         preprocessing: which pixels it sees, see `Inputs.pixels`.
-        reads_prompts: False for a judge of pictures alone.
+        reads_prompts: False for a judge of images alone.
         PUBLISHED: the config of the published weights.
         SOURCES: alternatives in order of preference, each the hub files that together hold the published weights.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str]
+    table_factor: ClassVar[int] = 1
+    digits: ClassVar[int] = 2
+    reads: ClassVar[str]
     preprocessing: ClassVar[str] = "floor"
     reads_prompts: ClassVar[bool] = True
     PUBLISHED: ClassVar[dict[str, Any]]
@@ -56,11 +66,11 @@ class Judge(nn.Module):
     # What a judge defines -------------------------------------------------------------------------------------------
 
     def encode_prompts(self, tokens: Tokens) -> tuple[Tensor, ...]:
-        """What the judge makes of prompts before it sees an image: tensors whose first dimension is the prompts'."""
+        """Features of prompts before the judge sees an image: tensors whose first dimension is the prompts'."""
         raise NotImplementedError
 
-    def forward(self, pixels: Tensor, *prompt_features: Tensor) -> Tensor:
-        """(B,) scores of `pixels` (B, 3, S, S), with gradients."""
+    def forward(self, pixels: Pixels, *prompt_features: Tensor) -> Scores:
+        """(B,) scores of preprocessed `pixels` (B, 3, S, S), with gradients."""
         raise NotImplementedError
 
     @classmethod
@@ -88,7 +98,7 @@ class Judge(nn.Module):
         """Loaded when first needed, and shared among judges."""
         return load_tokenizer(self.config["tokenizer"], self.config["context_length"])
 
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+    def preprocess(self, images: Sequence[Image.Image]) -> Pixels:
         """(B, 3, S, S) fp32 pixels of PIL images, on the CPU."""
         return Inputs(images, [""] * len(images)).pixels(self.preprocessing, self.image_size)
 
@@ -97,7 +107,7 @@ class Judge(nn.Module):
         tokens = self.tokenizer(prompts)
         return Tokens(tokens.ids.to(self.device), tokens.mask.to(self.device))
 
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Scores:
         """Score B images, each against its own prompt.
 
         Returns: (B,) fp32 on the CPU, in the judge's raw reported units (`unit`); higher is better.
@@ -106,31 +116,60 @@ class Judge(nn.Module):
         return self.score_inputs(Inputs(images, prompts))
 
     @torch.no_grad()
-    def score_inputs(self, inputs: Inputs) -> Tensor:
+    def score_inputs(self, inputs: Inputs) -> Scores:
         """As `score`, on inputs whose pixels and tokens other judges may already have asked for."""
-        was_training = self.training
-        self.eval()  # dropout would make scores random
-        try:
+        with self.evaluating():
             pixels = inputs.pixels(self.preprocessing, self.image_size)
             parts = []
             for start in range(0, len(inputs), MAX_BATCH):
                 rows = slice(start, start + MAX_BATCH)
                 features = self.cached_prompt_features(inputs.prompts[rows])
                 parts.append(self(pixels[rows].to(self.device, self.dtype), *features).float().cpu())
+        scores = torch.cat(parts)
+        if not scores.isfinite().all():
+            raise GoldenError(f"{self.name} returned a score that is not a number.")
+        return scores
+
+    def score_pixels(self, pixels: Pixels, prompts: Sequence[str]) -> Scores:
+        """As `score`, with gradients: for images that are still tensors, such as a decoder's output.
+
+        Args:
+            pixels: (B, 3, H, W) in [-1, 1], beyond which they are clamped, on any device.
+            prompts: B strings.
+
+        Returns: (B,) fp32 scores on the judge's device. Gradients reach the pixels, and not the judge's weights. They
+            equal those of `score` up to the rounding to 8 bits, which is left out here: by at most 0.02 in a
+            preprocessed pixel, of unit deviation. MPS returns its raw score of each image, as in `score`.
+        Raises: InvalidInput unless there is one prompt for each image.
+        """
+        if len(pixels) != len(prompts) or not len(pixels):
+            raise InvalidInput(
+                f"Expected one prompt for each image, at least one; got {len(pixels)} images, {len(prompts)} prompts."
+            )
+        seen = preprocess_pixels(pixels.to(self.device), self.preprocessing, self.image_size)
+        weights = {name: value.detach() for name, value in self.named_parameters()}
+        with self.evaluating():
+            with torch.no_grad():  # they are kept for later calls, which must find no graph
+                features = self.cached_prompt_features(prompts)
+            return torch.func.functional_call(self, weights, (seen.to(self.dtype), *features)).float()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode within a block: dropout would make scores random."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
         finally:
             if was_training:
                 self.train()
-        scores = torch.cat(parts)
-        if not scores.isfinite().all():
-            raise GoldenError(f"{self.name} gave a score that is not a number.")
-        return scores
 
     def forget_prompts(self) -> None:
-        """Drop the remembered prompt features, which differ in their last bits by what they were computed beside."""
+        """Drop the cached prompt features, whose last bits depend on the batch in which they were computed."""
         self._prompt_features.clear()
 
     def cached_prompt_features(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        """`encode_prompts`, where each prompt is encoded once however often it is scored."""
+        """`encode_prompts`, each prompt encoded once however often it is scored."""
         if not self.reads_prompts:
             return ()
         cache = self._prompt_features
@@ -145,7 +184,7 @@ class Judge(nn.Module):
             rows |= encoded
         return tuple(torch.stack(column) for column in zip(*(rows[prompt] for prompt in prompts), strict=True))
 
-    # Whatever may change the weights makes the kept features stale.
+    # Whatever may change the weights makes the cached features stale.
 
     def train(self, mode: bool = True) -> "Judge":
         if mode != self.training:
@@ -173,7 +212,7 @@ class ClipJudge(Judge):
         """Unit text embeddings (N, D)."""
         return (unit(self.model.get_text_features(tokens.ids).pooler_output),)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Pixels) -> Float[Tensor, "batch features"]:
         """Unit image embeddings (B, D)."""
         return unit(self.model.get_image_features(pixels).pooler_output)
 
@@ -203,16 +242,16 @@ class Head(nn.Module):
             nn.Linear(fourth, 1),
         )
 
-    def forward(self, embeds: Tensor) -> Tensor:
+    def forward(self, embeds: Float[Tensor, "batch width"]) -> Scores:
         return self.layers(embeds).squeeze(-1)
 
 
-def unit(embeds: Tensor) -> Tensor:
-    """Embeddings of length 1, in fp32 whatever the model's dtype: half-precision cosines tie."""
+def unit(embeds: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+    """Embeddings of norm 1, in fp32 whatever the model's dtype: half-precision cosines tie."""
     return F.normalize(embeds.float(), dim=-1)
 
 
-def cosine(a: Tensor, b: Tensor) -> Tensor:
+def cosine(a: Float[Tensor, "batch width"], b: Float[Tensor, "batch width"]) -> Scores:
     """(B,) row-wise cosines of unit embeddings (B, D)."""
     return (a * b).sum(-1)
 

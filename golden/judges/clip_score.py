@@ -4,22 +4,25 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .base import ClipJudge, cosine
-from .hub import HubFile
+from ..hub import HubFile
+from .base import ClipJudge, Scores, cosine
+from .inputs import Pixels
 
 CLIP_VIT_B_32 = "openai/clip-vit-base-patch32"
 
 
 class CLIPScore(ClipJudge):
-    """2.5 * max(cosine, 0), without the prefix "A photo depicts"; the paper's tables print it times 100.
+    """2.5 * max(cosine, 0), without the prefix "A photo depicts".
 
-    To train with gradients below a cosine of 0, use `encode_images` and `encode_prompts`.
+    Below a cosine of 0 it is flat: to train there, use `encode_images` and `encode_prompts`.
 
     Source: https://arxiv.org/abs/2104.08718, Eq. 1; https://huggingface.co/openai/clip-vit-base-patch32
     """
 
     name = "CLIPScore"
     unit = "2.5 x cosine"
+    table_factor = 100
+    reads = "image and prompt, one embedding each"
     preprocessing = "even"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "clip": {
@@ -48,6 +51,7 @@ class CLIPScore(ClipJudge):
     }
     SOURCES: ClassVar = ((HubFile(CLIP_VIT_B_32, "model.safetensors"),), (HubFile(CLIP_VIT_B_32, "pytorch_model.bin"),))
 
-    def forward(self, pixels: Tensor, *prompt_features: Tensor) -> Tensor:
+    def forward(self, pixels: Pixels, *prompt_features: Tensor) -> Scores:
         (text,) = prompt_features
+        # Eq. 1
         return 2.5 * cosine(self.encode_images(pixels), text).clamp(min=0)

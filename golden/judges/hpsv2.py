@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import open_clip
+from jaxtyping import Float
 from torch import Tensor
 
-from .base import Config, Judge, Tensors, cosine, parameters_of, unit
-from .hub import HubFile
-from .inputs import Tokens
+from ..hub import HubFile
+from .base import Config, Judge, Scores, Tensors, cosine, parameters_of, unit
+from .inputs import Pixels, Tokens
 
 
 class HPSv2(Judge):
@@ -22,6 +23,7 @@ class HPSv2(Judge):
 
     name = "HPSv2"
     unit = "100 x cosine"
+    reads = "image and prompt, one embedding each"
     preprocessing = "pad"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "open_clip": {
@@ -46,11 +48,11 @@ class HPSv2(Judge):
         """Unit text embeddings (N, D)."""
         return (unit(self.model.encode_text(tokens.ids)),)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Pixels) -> Float[Tensor, "batch features"]:
         """Unit image embeddings (B, D)."""
         return unit(self.model.encode_image(pixels))
 
-    def forward(self, pixels: Tensor, *prompt_features: Tensor) -> Tensor:
+    def forward(self, pixels: Pixels, *prompt_features: Tensor) -> Scores:
         (text,) = prompt_features
         return 100 * cosine(self.encode_images(pixels), text)
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from .base import Config, Head, Judge, Tensors, parameters_of
-from .hub import HubFile
-from .inputs import Tokens
+from ..hub import HubFile
+from .base import Config, Head, Judge, Scores, Tensors, parameters_of
+from .inputs import Pixels, Tokens
 
 # The official names of the vision tower, in the order in which they are replaced; text tower and head keep theirs.
 VISION_NAMES = (
@@ -27,7 +27,7 @@ UNUSED = ("blip.vision_proj.", "blip.text_proj.")  # BLIP's contrastive heads
 
 
 class ImageReward(Judge):
-    """(mlp - mean) / std, about normal with mean 0 over its training set; the paper's tables print it times 100.
+    """(mlp - mean) / std, about normal with mean 0 over its training set.
 
     Config: `vision` (BlipVisionConfig's arguments), `text` (BlipTextConfig's, with `encoder_hidden_size` equal to the
     vision tower's `hidden_size`), `head` (the four hidden widths of the MLP), `mean`, `std`, `tokenizer`,
@@ -38,6 +38,8 @@ class ImageReward(Judge):
 
     name = "ImageReward"
     unit = "reward"
+    table_factor = 100
+    reads = "the prompt word by word, while looking at the image"
     preprocessing = "even"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "vision": {
@@ -82,7 +84,7 @@ class ImageReward(Judge):
         """The tokens themselves, ids and mask (N, L): this judge reads a prompt only together with an image."""
         return tokens.ids, tokens.mask
 
-    def forward(self, pixels: Tensor, *prompt_features: Tensor) -> Tensor:
+    def forward(self, pixels: Pixels, *prompt_features: Tensor) -> Scores:
         ids, mask = prompt_features
         patches = self.vision(pixel_values=pixels).last_hidden_state
         states = self.text(

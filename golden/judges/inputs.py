@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
@@ -17,12 +19,14 @@ from transformers import BertTokenizer, CLIPTokenizer
 
 from ..errors import BadWeights, InvalidInput, MissingWeights
 from ..files import ASSETS
-from .hub import HubFile, fetch
+from ..hub import HubFile, fetch_file
 
 MAX_ASPECT_RATIO = 64
 BERT_VOCABULARY = HubFile("google-bert/bert-base-uncased", "vocab.txt")
 
 Box = tuple[int, int, int, int]
+Pixels = Float[Tensor, "batch 3 height width"]
+Ids = Int[Tensor, "prompts length"]
 Vocabulary = tuple[dict[str, int], list[tuple[str, str]]]
 
 
@@ -30,13 +34,13 @@ Vocabulary = tuple[dict[str, int], list[tuple[str, str]]]
 
 
 def as_rgb(image: object, index: int) -> Image.Image:
-    """Check one image and convert it to RGB. Raises InvalidInput saying which image is wrong, and how."""
+    """Check one image and convert it to RGB. Raises: InvalidInput naming the image and what is wrong with it."""
     if not isinstance(image, Image.Image):
-        raise InvalidInput(f"Image {index} is a {type(image).__name__}, where a PIL image is expected.")
+        raise InvalidInput(f"Image {index} must be a PIL image, got a {type(image).__name__}.")
     short, long = sorted(image.size)
     if short < 1 or long > MAX_ASPECT_RATIO * short:
         raise InvalidInput(
-            f"Image {index} is {image.width}x{image.height}: expected positive sides, at most {MAX_ASPECT_RATIO} to 1."
+            f"Image {index} is {image.width}x{image.height}; sides must be positive, at most {MAX_ASPECT_RATIO} to 1."
         )
     try:
         return image.convert("RGB")
@@ -54,20 +58,20 @@ def scaled_size(width: int, height: int, shortest: int) -> tuple[int, int]:
 def crop_box(width: int, height: int, size: int, rounding: str) -> Box:
     """Centre crop (left, top, right, bottom) of a scaled image.
 
-    Where an odd number of rows is to go, the originals disagree: transformers rounds the margin down ("floor"), and
-    torchvision rounds half to even ("even"). The two boxes differ by at most one pixel.
+    If an odd number of rows is to be cut off, the originals disagree: transformers rounds the margin down ("floor"),
+    torchvision half to even ("even"). The two boxes differ by at most one pixel.
     """
     margins = (width - size, height - size)
     left, top = (margin // 2 if rounding == "floor" else round(margin / 2) for margin in margins)
     return left, top, left + size, top + size
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalise(pixels: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
     """CLIP's mean and standard deviation, for pixels (..., 3, H, W) in [0, 1]."""
     return transforms.normalize(pixels, list(OPENAI_DATASET_MEAN), list(OPENAI_DATASET_STD))
 
 
-def cropped_pixels(image: Image.Image, size: int, box: Box) -> Tensor:
+def cropped_pixels(image: Image.Image, size: int, box: Box) -> Float[Tensor, "3 {size} {size}"]:
     """(3, size, size): PIL bicubic resize of the shortest edge to `size`, centre crop `box`, CLIP mean and deviation.
 
     Source: https://github.com/openai/CLIP (clip.load's preprocess).
@@ -76,21 +80,42 @@ def cropped_pixels(image: Image.Image, size: int, box: Box) -> Tensor:
     return normalise(transforms.to_tensor(scaled.crop(box)))
 
 
-def padded_pixels(image: Image.Image, size: int) -> Tensor:
+def padded_pixels(image: Image.Image, size: int) -> Float[Tensor, "3 {size} {size}"]:
     """(3, size, size): bicubic resize of the LONGEST edge as a float tensor, zero padding to a square, CLIP mean and
     deviation. The tensor resize may overshoot [0, 1]; the original does not clamp it. It also leaves an image whose
     longest edge is `size` already without padding, on which its model fails; here that image is padded.
 
     Source: https://github.com/tgxs002/HPSv2 (ResizeMaxSize).
     """
-    pixels = transforms.to_tensor(image)
-    scale = size / max(image.size)
+    return normalise(pad_to_square(transforms.to_tensor(image), size))
+
+
+def pad_to_square(pixels: Float[Tensor, "*batch 3 height width"], size: int) -> Float[Tensor, "*batch 3 {size} {size}"]:
+    """Pixels in [0, 1], resized and padded as in `padded_pixels`."""
+    scale = size / max(pixels.shape[-2:])
     if scale != 1:
         edges = [max(1, round(edge * scale)) for edge in pixels.shape[-2:]]
         pixels = transforms.resize(pixels, edges, InterpolationMode.BICUBIC, antialias=True)
     height, width = pixels.shape[-2:]
     left, top = (size - width) // 2, (size - height) // 2
-    return normalise(transforms.pad(pixels, [left, top, size - width - left, size - height - top]))
+    return transforms.pad(pixels, [left, top, size - width - left, size - height - top])
+
+
+def preprocess_pixels(pixels: Pixels, preprocessing: str, size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
+    """What `Inputs.pixels` makes of images, for pixels (B, 3, H, W) in [-1, 1], with gradients, in fp32.
+
+    PIL rounds to 8 bits after each direction of its resize; nothing is rounded here.
+    """
+    pixels = ((pixels.float() + 1) / 2).clamp(0, 1)
+    height, width = pixels.shape[-2:]
+    if preprocessing == "pad":
+        return normalise(pad_to_square(pixels, size))
+    new_width, new_height = scaled_size(width, height, size)
+    for edges in ((height, new_width), (new_height, new_width)):  # PIL's kernel, and its clipping after each direction
+        if edges != pixels.shape[-2:]:
+            pixels = F.interpolate(pixels, edges, mode="bicubic", antialias=True).clamp(0, 1)
+    left, top, right, bottom = crop_box(new_width, new_height, size, preprocessing)
+    return normalise(pixels[..., top:bottom, left:right])
 
 
 class Inputs:
@@ -105,7 +130,7 @@ class Inputs:
 
     def __init__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
         if isinstance(prompts, str) or isinstance(images, Image.Image):
-            raise InvalidInput("Images and prompts are two lists of the same length, also for a single image.")
+            raise InvalidInput("Images and prompts must be two lists of the same length, also for a single image.")
         images, prompts = list(images), list(prompts)
         if len(images) != len(prompts) or not images:
             raise InvalidInput(
@@ -118,7 +143,7 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.images)
 
-    def pixels(self, preprocessing: str, size: int) -> Tensor:
+    def pixels(self, preprocessing: str, size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
         """(B, 3, size, size) fp32 on the CPU; `preprocessing` is "floor" or "even" (P0, see `crop_box`) or "pad"."""
         if preprocessing == "pad":
             key: object = (size, "pad")
@@ -139,16 +164,16 @@ class Inputs:
 class Tokens(NamedTuple):
     """Token ids and the mask of real tokens, both (N, L) int64."""
 
-    ids: Tensor
-    mask: Tensor
+    ids: Ids
+    mask: Ids
 
 
 def check_prompt(prompt: object, index: int) -> str:
-    """Return the prompt. Raises InvalidInput if it is no text that can be encoded."""
+    """Return the prompt. Raises: InvalidInput if it is not text that can be encoded."""
     if not isinstance(prompt, str):
-        raise InvalidInput(f"Prompt {index} is a {type(prompt).__name__}, where text is expected.")
+        raise InvalidInput(f"Prompt {index} must be text, got a {type(prompt).__name__}.")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise InvalidInput(f"Prompt {index} holds half of a surrogate pair, which is no text.")
+        raise InvalidInput(f"Prompt {index} contains invalid Unicode (half of a surrogate pair).")
     return prompt
 
 
@@ -182,9 +207,9 @@ def load_tokenizer(kind: str, length: int) -> Tokenizer:
         return openai_tokenizer(length)
     if kind == "clip":
         return transformers_tokenizer(clip_tokenizer(openai_vocabulary()), length)
-    path = fetch(BERT_VOCABULARY) if kind == "bert" else ASSETS / kind
+    path = fetch_file(*BERT_VOCABULARY) if kind == "bert" else ASSETS / kind
     if not path.exists():
-        raise MissingWeights(f"No tokenizer at {path}: the weights need the vocabulary that they were trained with.")
+        raise MissingWeights(f"No tokenizer at {path}: the weights need the vocabulary they were trained with.")
     try:
         tokenizer = clip_tokenizer(read_bpe(path)) if path.is_dir() else BertTokenizer(vocab=read_wordpiece(path))
         return transformers_tokenizer(tokenizer, length)

@@ -1,4 +1,4 @@
-"""Several judges at once: kept in memory or loaded in turn, each one's failure its own."""
+"""Several judges at once: kept in memory or loaded in turn, each failing on its own."""
 
 import gc
 import threading
@@ -27,7 +27,7 @@ def free_memory(device: str | torch.device) -> int:
 
 
 def choose_mode(mode: str, needed: int, device: str | torch.device = "cpu") -> str:
-    """Resolve "auto" by whether `needed` bytes of weights fit in memory. Raises InvalidInput for an unknown mode."""
+    """Resolve "auto": whether `needed` bytes of weights fit in memory. Raises: InvalidInput for an unknown mode."""
     if mode not in MODES:
         raise InvalidInput(f"Unknown mode {mode!r}: choose one of {', '.join(MODES)}.")
     if mode != "auto":
@@ -60,7 +60,7 @@ class JudgeSet:
     def stream(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Iterator[tuple[str, Result]]:
         """Score B images, each against its own prompt, and yield judge by judge as each finishes.
 
-        Yields: (name, (B,) fp32 scores), or (name, one sentence) where that judge cannot be had or fails.
+        Yields: (name, (B,) fp32 scores), or (name, one sentence) if that judge is unavailable or fails.
         Raises: InvalidInput at once if images or prompts are wrong for all of them.
         """
         return self._stream(Inputs(images, prompts))
@@ -69,8 +69,20 @@ class JudgeSet:
         """As `stream`, all at once."""
         return dict(self.stream(images, prompts))
 
+    def score_all(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float]]:
+        """By judge, B scores of B images, for callers that need all of them.
+
+        Raises: InvalidInput as `stream`; GoldenError naming the first judge that fails, with its sentence.
+        """
+        scores = {}
+        for name, result in self.stream(images, prompts):
+            if isinstance(result, str):
+                raise GoldenError(f"{name} failed: {result}")
+            scores[name] = result.tolist()
+        return scores
+
     def forget_prompts(self) -> None:
-        """Let every judge in memory read its prompts anew."""
+        """Make every judge in memory encode its prompts again."""
         for judge in self._resident.values():
             judge.forget_prompts()
 
@@ -107,17 +119,17 @@ class JudgeSet:
 
 
 def sentence_for(name: str, error: Exception) -> str:
-    """What to show in place of a judge's scores."""
+    """What to show instead of a judge's scores."""
     if isinstance(error, GoldenError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return f"{name} does not fit in memory: free some, or choose mode=rotating, half precision or fewer images."
+        return f"{name} does not fit in memory: free some, or use mode=rotating, half precision or fewer images."
     reason = (str(error).strip() or "no reason given").splitlines()[0][:200]
     return f"{name} failed with {type(error).__name__}: {reason}"
 
 
 def release_memory() -> None:
-    """Give the memory of a dropped judge back before the next is loaded."""
+    """Free the memory of a dropped judge before the next is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

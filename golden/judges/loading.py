@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import BadWeights, InvalidInput, MissingWeights
 from ..files import ASSETS, load_weights, save_weights
+from ..hub import HubFile, commit_of, fetch_file, refuse_url
 from .base import Judge, Tensors
-from .hub import HubFile, commit_of, fetch
 
 Weights = str | Path | Sequence[str | Path]
 WEIGHT_SETS = ("embedded", "published")
@@ -22,7 +22,7 @@ AnyJudge = TypeVar("AnyJudge", bound=Judge)
 
 
 def embedded_path(cls: type[Judge]) -> Path:
-    """Where the embedded weights of a judge stand."""
+    """Where the embedded weights of a judge are."""
     return ASSETS / "judges" / f"{cls.name.lower()}.safetensors"
 
 
@@ -33,7 +33,7 @@ def save_judge(
 
     Args:
         judge: any judge.
-        path: the file; None for `assets/judges/<name>.safetensors`, from where `load_judge(name)` reads.
+        path: the file; None for `assets/judges/<name>.safetensors`, which `load_judge(name)` reads.
         dtype: precision of the stored weights, None for the judge's own; scoring is in fp32 either way.
         notes: more metadata, such as how the weights were trained.
     """
@@ -75,21 +75,20 @@ def load(
 
 
 def weight_paths(cls: type[Judge], weights: Weights) -> list[Path]:
-    """The local files that `weights` names. Raises InvalidInput for addresses and MissingWeights for absent files."""
+    """The local files that `weights` names. Raises: InvalidInput for a URL; MissingWeights for absent files."""
     if isinstance(weights, str) and weights == "embedded":
         path = embedded_path(cls)
         if not path.is_file():
             raise MissingWeights(
-                f"The embedded weights of {cls.name} are not at {path}: fetch the repository's assets/, or choose "
+                f"The embedded weights of {cls.name} are not at {path}: restore the repository's assets/, or choose "
                 "weights=published."
             )
         return [path]
     items = [weights] if isinstance(weights, str | Path) else list(weights)
     if not items:
-        raise InvalidInput(f"No weights named for {cls.name}: give {', '.join(WEIGHT_SETS)} or the path of a file.")
+        raise InvalidInput(f"No weights given for {cls.name}: give {', '.join(WEIGHT_SETS)} or the path of a file.")
     for item in items:
-        if "://" in str(item):
-            raise InvalidInput(f"Weights are read from files only, not from {item}: download it and give its path.")
+        refuse_url(str(item))
         if not Path(item).is_file():
             raise MissingWeights(f"No file {item} for {cls.name}: give {', '.join(WEIGHT_SETS)} or the path of a file.")
     return [Path(item) for item in items]
@@ -100,7 +99,7 @@ def load_published(cls: type[AnyJudge]) -> tuple[AnyJudge, list[str]]:
     first_error: MissingWeights | BadWeights | None = None
     for source in cls.SOURCES:
         try:
-            return load_files(cls, [fetch(file) for file in source], source)
+            return load_files(cls, [fetch_file(*file) for file in source], source)
         except (MissingWeights, BadWeights) as error:
             first_error = first_error or error
     assert first_error is not None, f"{cls.name} names no source"
@@ -120,7 +119,7 @@ def load_files(
         tensors |= cls.convert(raw)
     files = [describe(path, file) for path, file in zip_longest(paths, source)]
     for file in cls.companions(tensors) if tensors else ():
-        path = fetch(file)
+        path = fetch_file(*file)
         tensors |= cls.convert(load_weights(path)[0])
         files.append(describe(path, file))
     judge = build(cls, config, files)
@@ -138,13 +137,13 @@ def read_config(cls: type[Judge], metadata: dict[str, str], path: Path) -> dict[
     if "judge" not in metadata:
         return None
     if metadata["judge"] != cls.name:
-        raise BadWeights(f"{path.name} holds {metadata['judge']}, where {cls.name} is expected.")
+        raise BadWeights(f"{path.name} contains {metadata['judge']}, not {cls.name}.")
     try:
         config = json.loads(metadata["config"])
     except (KeyError, ValueError) as error:
         raise BadWeights(f"{path.name} has no readable config in its metadata: {error}") from error
     if not isinstance(config, dict):
-        raise BadWeights(f"{path.name} has a config that is no dictionary.")
+        raise BadWeights(f"{path.name} has a config that is not a dictionary.")
     return config
 
 
@@ -154,10 +153,10 @@ BAD_CONFIG += (ArithmeticError, RuntimeError, StrictDataclassError)
 
 
 class NoRandomInit(TorchFunctionMode):
-    """Leaves new parameters as they were allocated: they are about to be replaced, and drawing 10^9 numbers is slow.
+    """Leaves new parameters uninitialised: they are about to be replaced, and drawing 10^9 numbers is slow.
 
-    Bare draws give zeros instead: `trunc_normal_` draws again until all numbers lie within its bounds, and would wait
-    for ever on numbers that nobody draws.
+    Bare draws give zeros instead: `trunc_normal_` draws again until all numbers lie within its bounds, and would never
+    end on numbers that nobody draws.
     """
 
     # Tensor's methods and torch.nn.init's functions: a mode does not see calls inside a function that it let through.
@@ -174,24 +173,24 @@ class NoRandomInit(TorchFunctionMode):
 
 
 def build(cls: type[AnyJudge], config: dict[str, Any], files: Sequence[str]) -> AnyJudge:
-    """A judge whose parameters hold nothing yet. Raises BadWeights for a config that no judge can be built from."""
+    """A judge with uninitialised parameters. Raises: BadWeights for a config that no judge can be built from."""
     try:
         with torch.random.fork_rng(devices=[]), NoRandomInit():  # loading leaves the caller's random numbers alone
             return cls(config)
     except BAD_CONFIG as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise BadWeights(f"The config in {', '.join(files)} builds no {cls.name}: {reason}") from error
+        raise BadWeights(f"{cls.name} cannot be built from the config in {', '.join(files)}: {reason}") from error
 
 
 def fill(judge: Judge, tensors: Tensors, files: Sequence[str]) -> None:
-    """Give the judge its weights, every one and no other. Raises BadWeights naming keys that do not fit."""
+    """Give the judge its weights, all of them and no others. Raises: BadWeights naming keys that do not fit."""
     expected = judge.state_dict()
     both = [key for key in expected if key in tensors]
     problems = {
         "missing": [key for key in expected if key not in tensors],
         "unknown": [key for key in tensors if key not in expected],
         "of another shape": [key for key in both if tensors[key].shape != expected[key].shape],
-        "not of real numbers": [key for key in both if not tensors[key].is_floating_point()],
+        "not floating-point": [key for key in both if not tensors[key].is_floating_point()],
     }
     found = [f"{len(keys)} keys {what} ({shortened(keys)})" for what, keys in problems.items() if keys]
     if found:
@@ -212,5 +211,5 @@ def num_bytes(cls: type[Judge], weights: Weights, dtype: torch.dtype) -> int:
     try:
         sizes = [path.stat().st_size for path in weight_paths(cls, weights)]
     except (MissingWeights, InvalidInput):
-        return 0  # it will say so itself when it is loaded
+        return 0  # loading it will say so
     return sum(sizes) * dtype.itemsize // 2  # files may hold half precision: an upper bound

@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .base import ClipJudge, cosine
-from .hub import HubFile
+from ..hub import HubFile
+from .base import ClipJudge, Scores, cosine
+from .inputs import Pixels
 
 # Also the shape of the MPS judge's two towers. Source: https://huggingface.co/laion/CLIP-ViT-H-14-laion2B-s32B-b79K
 VIT_H_14: dict[str, Any] = {
@@ -39,12 +40,13 @@ class PickScore(ClipJudge):
 
     name = "PickScore"
     unit = "scaled cosine"
+    reads = "image and prompt, one embedding each"
     PUBLISHED: ClassVar[dict[str, Any]] = {"clip": VIT_H_14, "tokenizer": "clip", "context_length": 77}
     SOURCES: ClassVar = (
         (HubFile("yuvalkirstain/PickScore_v1", "model.safetensors"),),
         (HubFile("RE-N-Y/pickscore", "model.safetensors"),),
     )
 
-    def forward(self, pixels: Tensor, *prompt_features: Tensor) -> Tensor:
+    def forward(self, pixels: Pixels, *prompt_features: Tensor) -> Scores:
         (text,) = prompt_features
         return self.model.logit_scale.float().exp() * cosine(self.encode_images(pixels), text)
