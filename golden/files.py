@@ -8,13 +8,15 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors_bytes
 
 from .errors import BadWeights, InvalidInput, MissingWeights
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the help of a command does without
+    from torch import Tensor
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -68,8 +70,10 @@ def hash_path(path: str | Path) -> Path:
     return Path(f"{path}.sha256")
 
 
-def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_weights(path: str | Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file and its SHA-256 beside it, each atomically."""
+    from safetensors.torch import save as save_safetensors_bytes
+
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     data = save_safetensors_bytes(contiguous, metadata)
     # A crash between the two files must not leave a whole new file that an old hash calls damaged.
@@ -109,6 +113,8 @@ def load_weights(path: str | Path) -> tuple[dict, dict[str, str]]:
 
 
 def _load_tensors_only(path: Path) -> object:
+    import torch
+
     try:
         compressed = _unpacks_to_more(path)
         with warnings.catch_warnings():

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, SupportsIndex, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class GoldenNoise:
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: SupportsIndex | Iterable[SupportsIndex] = 0,
         *,
         height: int | None = None,
         width: int | None = None,
@@ -105,7 +105,7 @@ class GoldenNoise:
         self,
         image: Any,
         prompt: str | Sequence[str] | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: SupportsIndex | Iterable[SupportsIndex] = 0,
         *,
         strength: float,
         num_inference_steps: int,
@@ -152,7 +152,7 @@ class GoldenNoise:
             return scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(seeds)))
 
     def _pair(
-        self, prompt: str | Sequence[str] | None, seed: int | Sequence[int], prompt_embeds: Tensor | None
+        self, prompt: str | Sequence[str] | None, seed: Any, prompt_embeds: Tensor | None
     ) -> tuple[Tensor, list[int]]:
         """Prompt embeddings (B, T, D) and B seeds."""
         if (prompt is None) == (prompt_embeds is None):
@@ -167,7 +167,9 @@ class GoldenNoise:
                 f"prompt_embeds are of shape (batch, {self.npnet.config.num_tokens} or more tokens, "
                 f"{self.npnet.config.embedding_dim}), got {tuple(prompt_embeds.shape)}."
             )
-        given = list(seed) if isinstance(seed, Iterable) else [seed]
+        # Numbers of NumPy and torch look as if they could be iterated over.
+        several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
+        given = list(seed) if several else [seed]
         seeds = [check_seed(value) for value in given]
         rows = max(len(prompt_embeds), len(seeds))
         if not seeds or {len(prompt_embeds), len(seeds)} - {1, rows}:

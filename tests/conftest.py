@@ -4,6 +4,7 @@ Everything is made from fixed seeds in folders of pytest's own, so that several 
 neither wait for one another nor write to the same place.
 """
 
+import inspect
 import json
 import sys
 import typing
@@ -21,16 +22,19 @@ from jaxtyping import install_import_hook
 from PIL import Image
 from tokenizers import pre_tokenizers
 
+from tests import typechecker
+
 if "golden" not in sys.modules:  # this file is imported twice: by pytest, and by tests that use what it defines
     # Every annotation in golden is checked at run time, shapes and precisions of tensors included; to tell whether
     # something follows a protocol, Python wants to be asked for it at each protocol, or here once for all.
     typing.Protocol._is_runtime_protocol = True
-    install_import_hook("golden", "beartype.beartype")
+    install_import_hook("golden", f"{typechecker.__name__}.check")
 
 from golden.arms import ARMS, find_arm
 from golden.errors import MissingWeights
 from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
 from golden.judges.inputs import load_tokenizer
+from golden.library import GoldenNoise
 from golden.model import Model, load_model
 from golden.models import MODELS, RewardSettings
 from golden.npnet import (
@@ -51,8 +55,14 @@ from golden.verifier import make_verifier
 # What people type or files hold comes here before anything has looked at it, and is refused in a sentence of golden's
 # own.
 CONFIGS = (NPNetConfig, ResidualConfig, SingularConfig, SwinConfig, TextConfig, LayoutConfig)
-for takes_anything in (find_arm, parse_caption, *(config.__init__ for config in (CompareRequest, *CONFIGS))):
-    takes_anything.__no_type_check__ = True
+for takes_anything in (
+    find_arm,
+    parse_caption,
+    GoldenNoise.__call__,
+    GoldenNoise._pair,
+    *(config.__init__ for config in (CompareRequest, *CONFIGS)),
+):
+    inspect.unwrap(takes_anything).__no_type_check__ = True
 
 SIZE = 8
 """Latents of the tiny models are (4, SIZE, SIZE)."""

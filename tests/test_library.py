@@ -12,13 +12,14 @@ from torch.nn.functional import interpolate
 
 import golden as package
 from golden import GoldenNoise, library, sizes
-from golden.compare import CompareRequest, run_comparison
+from golden.compare import run_comparison
 from golden.errors import InvalidInput, MissingWeights
 from golden.files import ASSETS
 from golden.models import MODELS
 from golden.noise import noise_health, source_noise, spectrum_flatness
 from golden.npnet import NPNet, NPNetConfig, load_npnet
 from golden.pipelines import encode_prompts
+from golden.request import CompareRequest
 from golden.samplers import SAMPLERS
 from golden.sizes import predict_golden, window_starts
 from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
@@ -92,6 +93,14 @@ def test_rows_are_pairs_of_prompts_and_seeds(golden):
     assert torch.equal(golden(prompts, seed=seeds), together)
 
 
+def test_seeds_may_be_integers_of_numpy_and_torch(golden):
+    expected = golden(PROMPT, seed=[3, 4])
+    for seeds in (np.array([3, 4]), torch.tensor([3, 4]), (np.int64(3), torch.tensor(4)), range(3, 5)):
+        assert torch.equal(golden(PROMPT, seed=seeds), expected)
+    for seed in (np.int64(3), torch.tensor(3), np.array(3)):
+        assert torch.allclose(golden(PROMPT, seed=seed), expected[:1], atol=1e-5)
+
+
 def test_latents_belong_to_the_caller(golden):
     """Tensors of inference mode could not be changed in place."""
     latents = golden(PROMPT)
@@ -111,13 +120,14 @@ def test_latents_belong_to_the_caller(golden):
         ({"prompt": PROMPT, "seed": None}, "seed must be"),
         ({"prompt": PROMPT, "seed": []}, "in pairs"),
         ({"prompt": [PROMPT] * 2, "seed": [1, 2, 3]}, "in pairs"),
+        ({"prompt": PROMPT, "seed": [1, 0.5]}, "seed must be"),
         ({"prompt": PROMPT, "strength": float("nan")}, "strength must be"),
         ({"prompt": PROMPT, "height": 100}, "height must be a multiple of"),
         ({"prompt": PROMPT, "width": 0}, "width must be a multiple of"),
         ({"prompt": PROMPT, "width": 16}, "takes half of that and more"),
         ({"prompt_embeds": torch.zeros(1, 5, EMBEDDING_DIM)}, "prompt_embeds are of shape"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_what_is_not_allowed_gets_one_sentence(golden, arguments, says):
     with pytest.raises(InvalidInput, match=says) as caught:
@@ -146,10 +156,12 @@ def test_of_longer_embeddings_npnet_sees_the_first_77_tokens(any_model, golden):
 
 
 def test_controlnet(tiny_steered, edges):
-    """The three lines that a person writes paint what a comparison paints."""
+    """The three lines of the README give the image of a comparison."""
     pipeline = tiny_steered.pipeline
     golden = GoldenNoise.for_pipeline(pipeline, tiny_steered.npnet)
-    request = CompareRequest(PROMPT, 7, 2, 3.0, "ddim", arms=("npnet",), control=edges)
+    request = CompareRequest(
+        prompt=PROMPT, seed=7, num_inference_steps=2, guidance_scale=3.0, arms=("npnet",), control=edges
+    )
     expected = np.asarray(run_comparison(request, tiny_steered).images["npnet"], float)
     own_scheduler = pipeline.scheduler
     pipeline.scheduler = SAMPLERS["ddim"](pipeline.scheduler.config)
@@ -177,28 +189,28 @@ def test_img2img_starts_where_the_pipeline_would(tiny_model, sampler, strength):
     assert not torch.equal(pipeline(PROMPT, image=image, latents=start, **arguments).images, stock)
 
 
-def test_img2img_takes_pictures_prompts_and_seeds(tiny_model):
+def test_img2img_takes_images_prompts_and_seeds(tiny_model):
     pipeline = sibling(tiny_model.pipeline, "StableDiffusionXLImg2ImgPipeline")
     golden = GoldenNoise.for_pipeline(pipeline, tiny_model.npnet)
-    picture = Image.new("RGB", (16 * SIZE, 8 * SIZE), "teal")
+    image = Image.new("RGB", (16 * SIZE, 8 * SIZE), "teal")
     settings = {"strength": 0.6, "num_inference_steps": 5}
-    start = golden.start_image(picture, [PROMPT, "a heart"], seed=[1, 2], **settings)
+    start = golden.start_image(image, [PROMPT, "a heart"], seed=[1, 2], **settings)
     assert start.shape == (2, 4, SIZE, 2 * SIZE)
-    assert torch.equal(start, golden.start_image(picture, [PROMPT, "a heart"], seed=[1, 2], **settings))
-    assert pipeline([PROMPT, "a heart"], image=picture, latents=start, **arguments_of(pipeline) | settings).images.shape
+    assert torch.equal(start, golden.start_image(image, [PROMPT, "a heart"], seed=[1, 2], **settings))
+    assert pipeline([PROMPT, "a heart"], image=image, latents=start, **arguments_of(pipeline) | settings).images.shape
     with pytest.raises(InvalidInput, match="in pairs"):
-        golden.start_image([picture] * 2, PROMPT, **settings)
+        golden.start_image([image] * 2, PROMPT, **settings)
     with pytest.raises(InvalidInput, match="leaves none"):
-        golden.start_image(picture, PROMPT, strength=0.1, num_inference_steps=5)
+        golden.start_image(image, PROMPT, strength=0.1, num_inference_steps=5)
     with pytest.raises(InvalidInput, match="img2img"):
-        GoldenNoise.for_pipeline(tiny_model.pipeline, tiny_model.npnet).start_image(picture, PROMPT, **settings)
+        GoldenNoise.for_pipeline(tiny_model.pipeline, tiny_model.npnet).start_image(image, PROMPT, **settings)
 
 
 def test_inpainting_everything(tiny_model):
     pipeline = sibling(tiny_model.pipeline, "StableDiffusionXLInpaintPipeline")
     golden = GoldenNoise.for_pipeline(pipeline, tiny_model.npnet)
-    picture, mask = Image.new("RGB", (8 * SIZE, 8 * SIZE)), Image.new("L", (8 * SIZE, 8 * SIZE), 255)
-    arguments = arguments_of(pipeline) | {"image": picture, "mask_image": mask, "strength": 1.0}
+    image, mask = Image.new("RGB", (8 * SIZE, 8 * SIZE)), Image.new("L", (8 * SIZE, 8 * SIZE), 255)
+    arguments = arguments_of(pipeline) | {"image": image, "mask_image": mask, "strength": 1.0}
     arguments |= {"height": 8 * SIZE, "width": 8 * SIZE}
     assert pipeline(PROMPT, latents=golden(PROMPT, seed=7), **arguments).images.isfinite().all()
 
@@ -210,7 +222,7 @@ def test_another_family_is_refused(tiny_model):
     with pytest.raises(InvalidInput, match="FluxPipeline"):
         GoldenNoise.for_pipeline(FluxPipeline())
     with pytest.raises(InvalidInput, match="width 7"):
-        GoldenNoise.for_pipeline(tiny_model.pipeline, NPNet(NPNetConfig(embedding_dim=7, use_residual=False)))
+        GoldenNoise.for_pipeline(tiny_model.pipeline, NPNet(NPNetConfig(embedding_dim=7, residual=None)))
 
 
 # --- which NPNet ------------------------------------------------------------------------------------------------------
@@ -296,12 +308,12 @@ def test_the_package_loads_the_library_when_asked():
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-class Stub:
-    """An NPNet that answers with a function of its window."""
-
-    config = NPNetConfig(height=8, width=12, embedding_dim=3, num_tokens=2)
+class Stub(NPNet):
+    """An NPNet whose change of the noise is a function of its window."""
 
     def __init__(self, change) -> None:
+        torch.nn.Module.__init__(self)
+        self.config = NPNetConfig(height=8, width=12, embedding_dim=3, num_tokens=2)
         self.change, self.calls = change, []
 
     def __call__(self, noise, prompt_embeds):

@@ -1,4 +1,4 @@
-"""`python -m golden render`: both pictures and how to paint them again; bad input gets one line and exit code 2."""
+"""`python -m golden render`: both images and how to render them again; bad input gets one line and exit code 2."""
 
 import json
 import subprocess
@@ -23,9 +23,8 @@ NAMES = ["golden.png", "side_by_side.png", "standard.png"]
 @pytest.fixture(autouse=True)
 def tiny_default(tiny_sdxl_folder, tiny_npnet_file, tmp_path, monkeypatch):
     """The model that nobody has to name is tiny here, and takes any prompt."""
-    spec = replace(
-        models.MODELS["shapes"], name="sdxl", repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file), num_inference_steps=2
-    )
+    tiny = {"repo": tiny_sdxl_folder, "npnet": str(tiny_npnet_file), "checker": None, "verifier": None}
+    spec = replace(models.MODELS["shapes"], name="sdxl", sampling=models.Sampling(num_inference_steps=2), **tiny)
     monkeypatch.setitem(models.MODELS, "sdxl", replace(spec, title="SDXL"))
     monkeypatch.setitem(models.MODELS, "shapes", replace(spec, title="Shapes"))
     monkeypatch.chdir(tmp_path)
@@ -47,7 +46,7 @@ def names_in(folder: Path) -> list[str]:
 # --- what it writes ---------------------------------------------------------------------------------------------------
 
 
-def test_two_pictures_and_both_beside_each_other(tmp_path, capsys):
+def test_two_images_and_both_side_by_side(tmp_path, capsys):
     out = tmp_path / "a" / "b"
     assert render("--prompt", "a  red star", "--seed", 3, "--out", out) == 0
     assert names_in(out) == NAMES
@@ -70,8 +69,19 @@ def test_two_pictures_and_both_beside_each_other(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_renders_the_same_again(tmp_path, name):
-    changes = ("--steps", 3, "--guidance", 4.5, "--sampler", "euler_a", "--strength", 0.7, "--seed", 2**32 - 1)
+def test_an_image_renders_the_same_again(tmp_path, name):
+    changes = (
+        "--num-inference-steps",
+        3,
+        "--guidance-scale",
+        4.5,
+        "--sampler",
+        "euler_a",
+        "--strength",
+        0.7,
+        "--seed",
+        2**32 - 1,
+    )
     render("--prompt", "a red star; “quoted”", *changes, "--out", tmp_path / "first")
     render("--from-image", tmp_path / "first" / name, "--out", tmp_path / "again")
     for each in NAMES:
@@ -80,7 +90,7 @@ def test_a_picture_renders_the_same_again(tmp_path, name):
     assert first["settings"] == again["settings"]
 
 
-def test_another_size_is_kept_in_the_picture(tmp_path):
+def test_another_size_is_kept_in_the_image(tmp_path):
     render("--prompt", "a star", "--height", 128, "--width", 72, "--out", tmp_path / "first")
     assert pixels(tmp_path / "first" / "golden.png")[0] == (72, 128)
     stored = read_png((tmp_path / "first" / "side_by_side.png").read_bytes())["settings"]
@@ -92,7 +102,7 @@ def test_another_size_is_kept_in_the_picture(tmp_path):
     assert pixels(tmp_path / "other" / "golden.png")[0] == (72, 64)
 
 
-def test_a_small_card_paints_the_same(tmp_path):
+def test_a_small_card_renders_the_same(tmp_path):
     for memory in ("auto", "low"):
         render("--prompt", "a star", "--memory", memory, "--out", tmp_path / memory)
     made = [read_png((tmp_path / memory / "golden.png").read_bytes())["memory"] for memory in ("auto", "low")]
@@ -102,17 +112,17 @@ def test_a_small_card_paints_the_same(tmp_path):
             assert all(largest <= 1 for _, largest in ImageChops.difference(high, low).getextrema())
 
 
-def test_what_is_given_goes_before_what_the_picture_says(tmp_path):
-    render("--prompt", "a red star", "--seed", 1, "--steps", 3, "--out", tmp_path / "first")
+def test_options_go_before_what_the_image_records(tmp_path):
+    render("--prompt", "a red star", "--seed", 1, "--num-inference-steps", 3, "--out", tmp_path / "first")
     render("--from-image", tmp_path / "first" / "golden.png", "--seed", 2, "--out", tmp_path / "other")
     settings = read_png((tmp_path / "other" / "golden.png").read_bytes())["settings"]
     assert (settings["prompt"], settings["seed"], settings["num_inference_steps"]) == ("a red star", 2, 3)
 
 
-def test_pictures_are_not_overwritten_unless_asked(tmp_path):
+def test_images_are_not_overwritten_unless_asked(tmp_path):
     render("--prompt", "a star", "--out", tmp_path / "out")
     before = {name: (tmp_path / "out" / name).read_bytes() for name in NAMES}
-    with pytest.raises(InvalidInput, match=r"standard\.png is there already: .*--overwrite"):
+    with pytest.raises(InvalidInput, match=r"standard\.png exists: .*--overwrite"):
         render("--prompt", "a heart", "--out", tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in NAMES} == before
     render("--prompt", "a heart", "--out", tmp_path / "out", "--overwrite")
@@ -132,52 +142,75 @@ def test_a_disk_that_refuses_leaves_no_half_a_file(tmp_path, monkeypatch):
 
 def test_a_folder_as_model_with_an_npnet_of_ones_own(tmp_path, tiny_sdxl_folder, tiny_npnet_file):
     render(
-        "--model", tiny_sdxl_folder, "--npnet", tiny_npnet_file, "--prompt", "x", "--steps", 1, "--out", tmp_path / "a"
+        "--model",
+        tiny_sdxl_folder,
+        "--npnet",
+        tiny_npnet_file,
+        "--prompt",
+        "x",
+        "--num-inference-steps",
+        1,
+        "--out",
+        tmp_path / "a",
     )
-    picture = tmp_path / "a" / "standard.png"
-    with pytest.raises(InvalidInput, match="name it yourself, with --model"):
-        render("--from-image", picture, "--out", tmp_path / "b")
-    render("--from-image", picture, "--model", tiny_sdxl_folder, "--npnet", tiny_npnet_file, "--out", tmp_path / "b")
-    assert pixels(picture) == pixels(tmp_path / "b" / "standard.png")
+    image = tmp_path / "a" / "standard.png"
+    with pytest.raises(InvalidInput, match="pass it yourself, with --model"):
+        render("--from-image", image, "--out", tmp_path / "b")
+    render("--from-image", image, "--model", tiny_sdxl_folder, "--npnet", tiny_npnet_file, "--out", tmp_path / "b")
+    assert pixels(image) == pixels(tmp_path / "b" / "standard.png")
 
 
 def test_hunyuan_is_rendered_too(tmp_path, tiny_hunyuan_folder, tiny_npnet_file):
     own = ("--model", tiny_hunyuan_folder, "--npnet", tiny_npnet_file)
-    render(*own, "--prompt", "a star", "--steps", 2, "--sampler", "heun", "--width", 128, "--out", tmp_path / "a")
+    render(
+        *own,
+        "--prompt",
+        "a star",
+        "--num-inference-steps",
+        2,
+        "--sampler",
+        "heun",
+        "--width",
+        128,
+        "--out",
+        tmp_path / "a",
+    )
     render("--from-image", tmp_path / "a" / "golden.png", *own, "--out", tmp_path / "b")
     assert pixels(tmp_path / "a" / "golden.png") == pixels(tmp_path / "b" / "golden.png")
     assert pixels(tmp_path / "a" / "golden.png")[0] == (128, 8 * SIZE)
 
 
-def test_a_controlnet_is_shown_its_picture(tmp_path, tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file, edges):
-    """And --from-image wants the same one again, since a picture holds only its SHA-256."""
+def test_a_controlnet_gets_its_control_image(
+    tmp_path, tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file, edges
+):
+    """And --from-image needs the same one again, since an image records only its SHA-256."""
     edges.save(tmp_path / "edges.png")
     edges.rotate(90).save(tmp_path / "other.jpg")
     own = ("--model", f"{tiny_sdxl_folder}+{tiny_controlnet_folder}", "--npnet", tiny_npnet_file)
-    asked = (*own, "--prompt", "a star", "--steps", 2)
+    asked = (*own, "--prompt", "a star", "--num-inference-steps", 2)
     render(*asked, "--control", tmp_path / "edges.png", "--out", tmp_path / "a")
-    picture = tmp_path / "a" / "golden.png"
+    image = tmp_path / "a" / "golden.png"
     for wrong in ((), ("--control", tmp_path / "other.jpg")):
-        with pytest.raises(InvalidInput, match=r"steered by a picture of SHA-256 [0-9a-f]{12}\.\.\.: give --control"):
-            render("--from-image", picture, *own, *wrong, "--out", tmp_path / "b")
-    render("--from-image", picture, *own, "--control", tmp_path / "edges.png", "--out", tmp_path / "b")
-    assert pixels(picture) == pixels(tmp_path / "b" / "golden.png")
+        with pytest.raises(InvalidInput, match=r"with a control image of SHA-256 [0-9a-f]{12}\.\.\.: pass --control"):
+            render("--from-image", image, *own, *wrong, "--out", tmp_path / "b")
+    render("--from-image", image, *own, "--control", tmp_path / "edges.png", "--out", tmp_path / "b")
+    assert pixels(image) == pixels(tmp_path / "b" / "golden.png")
     render(*asked, "--control", tmp_path / "other.jpg", "--out", tmp_path / "c")
-    assert pixels(picture) != pixels(tmp_path / "c" / "golden.png")
-    with pytest.raises(InvalidInput, match="give one"):
+    assert pixels(image) != pixels(tmp_path / "c" / "golden.png")
+    with pytest.raises(InvalidInput, match="needs a control image"):
         render(*asked, "--out", tmp_path / "d")
 
 
-def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
+def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
     other = load_npnet(tiny_npnet_file)
     other.alpha.zero_()
     save_npnet(tmp_path / "other.safetensors", other)
     render("--prompt", "x", "--npnet", tmp_path / "other.safetensors", "--out", tmp_path / "a")
-    picture = tmp_path / "a" / "golden.png"
+    image = tmp_path / "a" / "golden.png"
     with pytest.raises(InvalidInput, match=r"another NPNet \(other\.safetensors, SHA-256 [0-9a-f]{12}.*--npnet"):
-        render("--from-image", picture, "--out", tmp_path / "b")
-    render("--from-image", picture, "--npnet", tmp_path / "other.safetensors", "--out", tmp_path / "b")
-    assert pixels(picture) == pixels(tmp_path / "b" / "golden.png")
+        render("--from-image", image, "--out", tmp_path / "b")
+    render("--from-image", image, "--npnet", tmp_path / "other.safetensors", "--out", tmp_path / "b")
+    assert pixels(image) == pixels(tmp_path / "b" / "golden.png")
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -186,11 +219,11 @@ def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "Give --prompt, or --from-image"),
+        ((), "Pass --prompt, or --from-image"),
         (("--prompt", ""), "The prompt is empty"),
         (("--prompt", "x", "--seed", "-1"), "The seed must be"),
-        (("--prompt", "x", "--steps", "0"), "The number of steps must be"),
-        (("--prompt", "x", "--guidance", "nan"), "The guidance scale must be"),
+        (("--prompt", "x", "--num-inference-steps", "0"), "The number of steps must be"),
+        (("--prompt", "x", "--guidance-scale", "nan"), "The guidance scale must be"),
         (("--prompt", "x", "--sampler", "best"), "Unknown sampler"),
         (("--prompt", "x", "--strength", "9"), "The strength must be"),
         (("--prompt", "x", "--model", "sd15"), "Unknown model 'sd15': choose one of"),
@@ -203,10 +236,10 @@ def test_another_npnet_than_the_pictures_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--memory", "medium"), "Unknown memory mode 'medium'"),
         (("--prompt", "x", "--device", "toaster"), "cannot run on 'toaster'"),
         (("--prompt", "x", "--control", "absent.png"), "absent.png cannot be read: No such file"),
-        (("--prompt", "x", "--control", __file__), "not a PNG, JPEG or WebP file"),
+        (("--prompt", "x", "--control", __file__), "not a readable PNG, JPEG or WebP file"),
         (("--from-image", "absent.png"), "absent.png cannot be read: No such file"),
         (("--from-image", "."), r"\. cannot be read|Give a PNG"),
-        (("--from-image", __file__), "not a PNG"),
+        (("--from-image", __file__), "not a readable PNG"),
         (("--prompt", "x", "--out", __file__), "cannot be written"),
     ],
     ids=range(22),
@@ -240,7 +273,7 @@ def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
     ],
     ids=range(11),
 )
-def test_a_picture_that_somebody_made_up_gets_one_sentence(tmp_path, made):
+def test_an_image_that_somebody_made_up_gets_one_sentence(tmp_path, made):
     image = Image.new("RGB", (4, 4))
     image.info["golden"] = json.dumps(made)
     (tmp_path / "odd.png").write_bytes(to_png(image))
@@ -255,7 +288,7 @@ def test_a_model_without_npnet_says_so(tmp_path, tiny_sdxl_folder):
     assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").rglob("*.png"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["paint"], ["render", "--seed", "x"], ["render", "--nothing"]])
+@pytest.mark.parametrize("arguments", [[], ["draw"], ["render", "--seed", "x"], ["render", "--nothing"]])
 def test_wrong_usage_exits_with_2_and_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -269,7 +302,7 @@ def test_help_answers_without_loading_anything_heavy():
         "for arguments in (['--help'], ['render', '--help']):\n"
         "    try: m.main(arguments)\n"
         "    except SystemExit as ended: assert ended.code == 0\n"
-        "print([name for name in ('torch', 'diffusers', 'PIL') if name in sys.modules])"
+        "print([name for name in ('torch', 'diffusers', 'transformers', 'scipy') if name in sys.modules])"
     )
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)

@@ -18,9 +18,10 @@ def find_family(pipeline: Any) -> Family:
 
 
 def family_of_class(*class_names: str) -> Family:
-    """The family of a pipeline class, from its name and those of its parents. Raises: InvalidInput."""
-    for family in FAMILIES.values():
-        if any(name.startswith(family.class_prefix) for name in class_names):
-            return family
+    """The family of a pipeline class, from its name or else those of its parents. Raises: InvalidInput."""
+    for name in class_names:
+        for family in FAMILIES.values():
+            if name.startswith(family.class_prefix):
+                return family
     supported = ", ".join(f"{family.title} ({family.class_prefix}...)" for family in FAMILIES.values())
     raise InvalidInput(f"Golden noise supports the pipelines of {supported}; this is a {class_names[0][:80]!r}.")

@@ -1,0 +1,82 @@
+"""Families: what differs between kinds of pipelines is where the contract says, and nowhere else."""
+
+import inspect
+
+import diffusers
+import pytest
+import torch
+
+from golden.errors import InvalidInput
+from golden.families import FAMILIES, family_of_class, find_family
+from golden.models import MODELS
+from golden.npnet import NPNETS
+from golden.pipelines import decode, encode_prompts, find_cut, latent_shape, network_of
+from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
+
+
+@pytest.fixture(params=FAMILIES)
+def pipeline(request, tiny_model, tiny_hunyuan):
+    """A tiny pipeline of each family; a new family needs one here."""
+    return {"sdxl": tiny_model, "hunyuan-dit": tiny_hunyuan}[request.param].pipeline
+
+
+def test_contract(pipeline):
+    family = find_family(pipeline)
+    assert FAMILIES[family.name] is family
+    assert family.title
+    base = MODELS[family.base_model]
+    assert base.family is family
+    assert base.pipeline.startswith(family.class_prefix)
+    assert hasattr(diffusers, base.pipeline)
+    assert set(family.npnets) <= set(NPNETS)
+    assert family.controlnet_class is None or hasattr(diffusers, family.controlnet_class)
+    assert family.network(pipeline) is network_of(pipeline)
+    assert isinstance(network_of(pipeline), torch.nn.Module)
+    assert set(family.call_arguments()) <= set(inspect.signature(pipeline.__call__).parameters)
+
+
+def test_embeddings_are_those_of_the_pipelines_own_call(pipeline):
+    embeddings = encode_prompts(pipeline, ["a star", "a heart"])
+    assert embeddings["prompt_embeds"].shape == (2, NUM_TOKENS, EMBEDDING_DIM)
+    assert find_family(pipeline).embedding_dim(pipeline) == EMBEDDING_DIM
+    assert all(len(value) == 2 for value in embeddings.values())
+    assert {name.removeprefix("negative_") for name in embeddings} <= set(embeddings)
+    assert set(embeddings) <= set(inspect.signature(pipeline.__call__).parameters)
+
+
+def test_latents_and_images_have_sizes_that_fit(pipeline):
+    assert latent_shape(pipeline) == (4, SIZE, SIZE)
+    images = decode(pipeline, torch.zeros(1, *latent_shape(pipeline, 96, 128)))
+    assert images[0].size == (128, 96)
+    with pytest.raises(InvalidInput, match="height must be a multiple of"):
+        latent_shape(pipeline, 7)
+
+
+def test_what_is_beyond_the_tokens_that_are_read_is_named(pipeline):
+    letters = "a b c d e f g h i j " * 10
+    assert find_cut(pipeline, "a star") == ""
+    assert letters.strip().endswith(find_cut(pipeline, letters))
+    assert find_cut(pipeline, letters)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "family"),
+    [
+        ("StableDiffusionXLPipeline", "sdxl"),
+        ("StableDiffusionXLControlNetPipeline", "sdxl"),
+        ("StableDiffusionXLInpaintPipeline", "sdxl"),
+        ("HunyuanDiTPipeline", "hunyuan-dit"),
+        ("HunyuanDiTControlNetPipeline", "hunyuan-dit"),
+    ],
+)
+def test_a_family_is_known_by_its_class(class_name, family):
+    assert family_of_class(class_name).name == family
+    subclass = type("Own", (type(class_name, (), {}),), {})
+    assert find_family(subclass()).name == family
+
+
+@pytest.mark.parametrize("class_name", ["FluxPipeline", "StableDiffusionPipeline", "", "x" * 1000])
+def test_another_class_is_refused_and_the_families_listed(class_name):
+    with pytest.raises(InvalidInput, match=r"Stable Diffusion XL .*, Hunyuan-DiT .*; this is a ") as caught:
+        family_of_class(class_name)
+    assert len(str(caught.value)) < 300
