@@ -1,4 +1,4 @@
-"""Claims: one worker a shard, and what a dead worker held is free."""
+"""Claims: one worker per shard, and the shard of a dead worker is free."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ import torch
 from train.claims import Claims
 from train.pairs import Shard, finished_shards, shard_paths, write_shard
 
-# A process of its own, since locks of one process never stand in its own way.
+# Another process, since what matters is that the system releases the locks of a killed one.
 CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -35,6 +35,23 @@ def holder(tmp_path):
     yield process, ours
     process.kill()
     process.join()
+
+
+def test_two_claims_in_one_process_exclude_each_other_too(tmp_path):
+    with Claims(tmp_path) as one, Claims(tmp_path) as two:
+        assert one.take(3)
+        assert not two.take(3)
+        one.release(3)
+        assert two.take(3)
+
+
+def test_what_is_still_claimed_at_the_end_is_released(tmp_path):
+    with Claims(tmp_path) as claims:
+        assert claims.take(0)
+        assert claims.take(1)
+    with Claims(tmp_path) as claims:
+        assert claims.take(0)
+        assert claims.take(1)
 
 
 def write(folder: Path, index: int) -> None:
@@ -76,3 +93,10 @@ def test_what_is_missing_or_damaged_is_taken_and_what_another_has_is_busy(tmp_pa
         assert finished_shards(tmp_path) == [0, 1, 2, 4]
         assert not left_over.exists()
         assert [*claims.take_missing(range(5))] == []
+
+
+def test_a_finished_shard_gets_no_lock_file(tmp_path):
+    write(tmp_path, 0)
+    with Claims(tmp_path) as claims:
+        assert [*claims.take_missing([0])] == []
+    assert not [*(tmp_path / "claims").iterdir()]

@@ -11,20 +11,24 @@ import pytest
 import torch
 
 from golden.arms import ARMS, Conditions
-from golden.compare import Model, load_model
+from golden.checkers import FAULTS, find_checker
 from golden.errors import GoldenError, InvalidInput, run_command
 from golden.judges import JudgeSet, load_judges
-from golden.models import find_model
+from golden.model import Model, load_model
+from golden.models import Redenoise, find_model
 from golden.noise import redenoise, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import load_test_prompts
-from train.collect_pairs import Settings, collect_shard, describe_sources, main, read_prompts, show_progress
+from train.collect_pairs import main
+from train.collection import describe_sources, open_collection, read_prompts, resolve_settings, show_progress
 from train.collection_plan import describe_kept, plan_collection
-from train.make_shard import default_target, make_target, shard_inputs
-from train.pairs import finished_shards, read_shard, write_shard
+from train.make_shard import Collection, collect_shard, shard_inputs
+from train.pairs import finished_shards, read_manifest, read_shard, write_manifest, write_shard
+from train.settings import CollectionSettings
+from train.targets import default_target, make_target
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = Settings(shard_size=3, num_inference_steps=2, targets=("source", "10x1", "20x2@3"))
+QUICK = CollectionSettings(shard_size=3, num_inference_steps=2, targets=("source", "10x1", "20x2@3"))
 OPTIONS = ["--shard-size", "2", "--num-inference-steps", "2", "--device", "cpu"]
 
 
@@ -57,6 +61,51 @@ def test_own_prompts_go_round(tmp_path):
         read_prompts(tmp_path / "nowhere.txt")
 
 
+def test_a_prompts_file_is_checked_whole_and_names_the_line(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a star\n\na photo of a cat\n")
+    assert read_prompts(path) == ["a star", "a photo of a cat"]
+    with pytest.raises(InvalidInput, match=r"prompts\.txt, line 3: .*photo"):
+        read_prompts(path, find_checker("shapes"))
+    with pytest.raises(InvalidInput, match="line 3"):
+        open_collection(tmp_path / "pairs", QUICK, path, 3, "cpu")
+    assert not (tmp_path / "pairs").exists()
+    unjudged = open_collection(tmp_path / "pairs", replace(QUICK, judged=False), path, 3, "cpu")
+    assert unjudged.prompts == ["a star", "a photo of a cat"]
+    path.write_bytes(b"a star\n\xff\n")
+    with pytest.raises(InvalidInput, match="UTF-8"):
+        read_prompts(path)
+
+
+def test_a_model_without_a_checker_needs_prompts(tmp_path, tiny_sdxl_folder):
+    settings = replace(QUICK, model=tiny_sdxl_folder, judges=("AES",))
+    with pytest.raises(InvalidInput, match="--prompts"):
+        open_collection(tmp_path / "pairs", settings, None, 3, "cpu")
+    with pytest.raises(InvalidInput, match="--prompts"):
+        shard_inputs(settings, 0, None)
+    with pytest.raises(InvalidInput, match="choose --judges"):
+        resolve_settings(replace(settings, judges=()))
+
+
+def test_settings_name_their_defaults(tmp_path):
+    settings = resolve_settings(CollectionSettings(judges=("all",)))
+    assert (settings.targets, settings.filter, len(settings.judges)) == (("20x5:0.7",), "right", 6)
+    assert resolve_settings(CollectionSettings(judged=False)).filter is None
+    open_collection(tmp_path, QUICK, None, 3, "cpu")
+    manifest = read_manifest(tmp_path)
+    assert manifest["settings"]["filter"] == "right"
+    assert {"versions", "commit", "device"} < manifest.keys()
+
+
+def test_a_data_set_from_before_the_filter_was_named_goes_on_as_it_began(tmp_path):
+    before = {"model": "shapes", "filter": None, "judged": True}
+    write_manifest(tmp_path, {"settings": before})
+    assert open_collection(tmp_path, QUICK, None, 3, "cpu").settings.filter == "improved"
+    with pytest.raises(InvalidInput, match="filter=None, not 'right'"):
+        open_collection(tmp_path, replace(QUICK, filter="right"), None, 3, "cpu")
+    assert read_manifest(tmp_path) == {"settings": before}
+
+
 def test_a_shard_holds_every_target_of_every_source(model):
     shard = collect_shard(model, QUICK, 0)
     captions, seeds = shard_inputs(QUICK, 0, None)
@@ -71,9 +120,7 @@ def test_a_shard_holds_every_target_of_every_source(model):
         model.pipeline,
         source,
         encode_prompts(model.pipeline, captions),
-        guidance_scale=3.0,
-        num_inference_steps=20,
-        num_steps_down=2,
+        Redenoise(guidance_scale=3.0, num_inference_steps=20, num_steps_down=2),
     )
     assert torch.allclose(shard.target_noise[6:], expected, atol=1e-4)
     own = shard.rows[shard.rows["target"] == "source"]
@@ -85,6 +132,14 @@ def test_unjudged_pairs_have_the_same_noises_and_no_scores(model):
     judged, unjudged = (collect_shard(model, replace(QUICK, judged=side), 1) for side in (True, False))
     assert torch.equal(judged.target_noise, unjudged.target_noise)
     assert [*unjudged.rows.columns] == ["index", "prompt", "seed", "target"]
+
+
+def test_each_verdict_is_recorded_with_its_main_fault(model):
+    rows = collect_shard(model, replace(QUICK, shard_size=6, num_inference_steps=1, targets=("source",)), 0).rows
+    for side in ("source", "target"):
+        assert (rows[f"{side}_fault"] == "").tolist() == rows[f"{side}_right"].tolist()
+        assert set(rows[f"{side}_fault"]) <= {"", *FAULTS}
+    assert (rows["source_fault"] != "").any()
 
 
 def test_every_judges_scores_are_recorded(model):
@@ -108,13 +163,13 @@ def test_a_judge_that_fails_stops_the_collection(model):
     "name",
     ["", "10", "x", "10x", "-1x1", "10x1@", "10x1@-2", "10x1 ", "source2", "1e3x1", "npnet*", "npnet*-1", "npnet2"],
 )
-def test_a_target_that_says_nothing_is_refused(model, name):
+def test_what_is_not_the_name_of_a_target_is_refused(model, name):
     with pytest.raises(InvalidInput, match="STEPSxDOWN"):
         make_target(name, model, QUICK, source_noise([0], (4, 16, 16)), {})
 
 
 @pytest.mark.parametrize("name", ["source", "npnet*2", "20x1@9"])
-def test_a_target_of_another_length_starts_from_a_shorter_source(model, name):
+def test_a_target_of_another_norm_starts_from_a_smaller_source(model, name):
     source, embeddings = source_noise([3], (4, 16, 16)), encode_prompts(model.pipeline, ["a star"])
     whole = make_target(name, model, QUICK, 0.7 * source, embeddings)
     assert torch.equal(make_target(f"{name}:0.7", model, QUICK, source, embeddings), whole)
@@ -138,7 +193,7 @@ def test_a_target_beyond_its_schedule_is_refused(model, name):
 
 def test_the_default_target_is_the_models_own_label(model):
     source, embeddings = source_noise([0, 1], (4, 16, 16)), encode_prompts(model.pipeline, ["a star", "a heart"])
-    label = ARMS["inversion"](source, Conditions(model.spec, model.pipeline, model.npnet, embeddings, [0, 1]))
+    label = ARMS["inversion"](source, Conditions(model, model.npnet, embeddings, [0, 1]))
     assert torch.equal(make_target(default_target(model.spec), model, QUICK, source, embeddings), label)
     assert default_target(find_model("sdxl")) == "10x1"
 
@@ -157,6 +212,9 @@ def test_a_shard_does_not_depend_on_what_was_made_before_it(model):
 
 def test_what_the_filter_rejects_stays_with_the_reason(model):
     rows = collect_shard(model, QUICK, 0).rows
+    assert rows["kept"].tolist() == rows["target_right"].tolist()  # as training does by default
+    assert (rows["reason"] == "").tolist() == rows["target_right"].tolist()
+    rows = collect_shard(model, replace(QUICK, filter="improved"), 0).rows
     improved = rows["target_score"] > rows["source_score"]
     assert rows["kept"].tolist() == improved.tolist()
     assert (rows["reason"] == "").tolist() == improved.tolist()
@@ -168,8 +226,8 @@ def test_what_the_filter_rejects_stays_with_the_reason(model):
     assert rows["reason"].str.match(r"AES -?\d+\.\d{3} -> -?\d+\.\d{3}$").all()
 
 
-def test_a_plan_makes_the_first_shards_and_says_what_all_will_take(tmp_path, model):
-    lines = plan_collection(tmp_path, replace(QUICK, targets=("10x1",)), None, 100, "cpu")
+def test_a_plan_makes_the_first_shards_and_estimates_all(tmp_path, model):
+    lines = plan_collection(Collection(tmp_path, replace(QUICK, targets=("10x1",)), None, 100, "cpu"))
     assert finished_shards(tmp_path) == [0, 1, 2]
     assert torch.equal(
         read_shard(tmp_path, 2).target_noise,
@@ -193,7 +251,7 @@ def test_expected_pairs_come_with_an_interval():
 def test_the_bar_counts_what_all_workers_made_and_tells_the_share_kept(tmp_path, model, capsys):
     shard = collect_shard(model, replace(QUICK, targets=("10x1",)), 0)
     write_shard(tmp_path, 0, shard)
-    with show_progress(tmp_path, QUICK, 4, hidden=False) as on_shard:
+    with show_progress(Collection(tmp_path, QUICK, None, 4, "cpu"), hidden=False) as on_shard:
         for index in (1, 2):  # 2 by another worker
             write_shard(tmp_path, index, shard)
         on_shard(shard)
@@ -245,7 +303,7 @@ def test_two_workers_make_what_one_makes_and_damage_is_mended(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed")
-def test_what_a_ray_actor_refuses_is_said_in_one_line(tmp_path):
+def test_what_a_ray_actor_refuses_is_reported_in_one_line(tmp_path):
     done = collect(tmp_path, "--engine", "ray", "--targets", "10x10", "--num-pairs", "2", RAY_worker_niceness="0")
     assert done.returncode == 2
     assert "Of 10 steps 1 to 9 can be taken back, got 10." in done.stderr.splitlines()[-1]
@@ -260,7 +318,8 @@ def test_what_a_ray_actor_refuses_is_said_in_one_line(tmp_path):
         ["--targets", "10x1", "10x1"],
         ["--targets", "ten"],
         ["--filter", "nope"],
-        ["--workers", "0"],
+        ["--num-workers", "0"],
+        ["--device", "nope"],
         ["--judges", "nope"],
         ["--redenoise-solver", "euler"],
         ["--model", "nope"],

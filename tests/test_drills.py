@@ -1,4 +1,4 @@
-"""Short forms of the drills: the same functions on the tiny model, a few of each."""
+"""Short forms of the drills of the app: the same functions on the tiny model, with fewer requests."""
 
 import httpx
 import pytest
@@ -15,7 +15,7 @@ def url(tiny_shapes):
     ui.close(verbose=False)
 
 
-def test_nobody_in_a_crowd_gets_anothers_picture(url, tiny_shapes):
+def test_nobody_in_a_crowd_gets_the_image_of_another(url, tiny_shapes):
     load.drill_crowd(url, tiny_shapes, num_clients=6, num_jobs=2)
 
 
@@ -23,7 +23,7 @@ def test_the_next_client_is_served_after_one_that_left(url, tiny_shapes):
     load.drill_leavers(url, tiny_shapes, num_leavers=2)
 
 
-def test_a_wrong_picture_would_be_found(url, tiny_shapes):
+def test_a_wrong_image_would_be_found(url, tiny_shapes):
     one, other = load.make_requests(2, 2)
     with httpx.Client(timeout=60) as client:
         kind, answer = ask(client, url, *load.as_data(one))

@@ -1,4 +1,4 @@
-"""Filters keep what they say, and say why they reject the rest."""
+"""Filters keep what they promise, and give reasons for what they reject."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ def make_judged(**gains: list[float]) -> pd.DataFrame:
     return rows
 
 
-def test_filters_keep_what_they_say():
+def test_filters_keep_what_they_promise():
     kept = {name: FILTERS[name](make_rows()).tolist() for name in ("all", "improved", "not_worse", "right")}
     assert kept == {
         "all": [True, True, True, True],
@@ -61,7 +61,7 @@ def test_judges_that_were_not_recorded_cannot_filter():
 
 
 @pytest.mark.parametrize("name", ["right", "improved", "best", "HPSv2"])
-def test_pairs_that_nobody_judged_have_one_filter(name):
+def test_unjudged_pairs_have_one_filter(name):
     with pytest.raises(InvalidInput, match=f"no filter '{name}': choose one of all;"):
         find_filter(name, ["index", "prompt", "target"])
     assert find_filter("all", [])(pd.DataFrame(index=range(2))).tolist() == [True, True]
@@ -75,7 +75,7 @@ def test_a_reason_is_given_where_a_pair_is_rejected_and_nowhere_else(name, margi
     assert [not reason for reason in explain_rejections(name, rows, margin)] == kept
 
 
-def test_a_reason_names_the_judges_that_speak_against_a_pair():
+def test_a_reason_names_the_judges_that_reject_a_pair():
     rows = make_judged(HPSv2=[1.0, 0.1, -1.0], AES=[-1.0, 1.0, -1.0])
     reasons = explain_rejections("HPSv2+AES", rows, 0.5)
     assert reasons == ["AES 5.000 -> 4.000", "HPSv2 5.000 -> 5.100", "HPSv2 5.000 -> 4.000, AES 5.000 -> 4.000"]
@@ -85,7 +85,7 @@ def test_a_reason_names_the_judges_that_speak_against_a_pair():
 @pytest.mark.parametrize(
     ("columns", "name"),
     [
-        (["target_score", "target_HPSv2"], "improved"),
+        (["target_score", "target_HPSv2"], "right"),
         (["target_AES", "target_HPSv2"], "HPSv2"),
         (["target_AES"], "vote"),
         (["prompt", "target"], None),
@@ -93,3 +93,9 @@ def test_a_reason_names_the_judges_that_speak_against_a_pair():
 )
 def test_the_default_is_the_checker_then_hpsv2_then_a_vote(columns, name):
     assert default_filter(columns) == name
+
+
+def test_collection_and_training_mean_the_same_pairs_by_default():
+    rows = make_rows()
+    kept = find_filter(default_filter([*rows.columns]), [*rows.columns])(rows)
+    assert kept.tolist() == rows["target_right"].tolist()

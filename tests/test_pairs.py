@@ -50,7 +50,7 @@ def test_one_flipped_byte_is_noticed(tmp_path, part):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert not is_intact(tmp_path, 0)
-    with pytest.raises(BadWeights, match="run the collection again"):
+    with pytest.raises(BadWeights, match="Run the collection again"):
         read_shard(tmp_path, 0)
 
 
@@ -105,9 +105,9 @@ def test_verification_lists_what_is_damaged(damaged, monkeypatch, capsys):
     assert [index for index, fault in find_faults(damaged).items() if fault] == [1, 2, 5]
     assert verify(monkeypatch, damaged) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "shard 1 is damaged, of another SHA-256",
-        "shard 2 is incomplete, without shard-00002.sha256",
-        "shard 5 is incomplete, without shard-00005.parquet and shard-00005.sha256",
+        "shard 1 is damaged: its SHA-256 differs",
+        "shard 2 is incomplete: shard-00002.sha256 missing",
+        "shard 5 is incomplete: shard-00005.parquet and shard-00005.sha256 missing",
         "2 of 5 shards are whole",
     ]
     assert len(finished_shards(damaged)) == 3
@@ -122,7 +122,7 @@ def test_verification_moves_damage_aside_and_what_is_whole_stays(damaged, monkey
     assert "2 of 2 shards are whole" in capsys.readouterr().out
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_folder_without_a_manifest_is_refused(tmp_path, monkeypatch, capsys):
     assert verify(monkeypatch, tmp_path) == 2
     assert "no manifest.json" in capsys.readouterr().err
 
@@ -157,6 +157,13 @@ def test_an_empty_folder_is_refused(tmp_path):
         next(read_shards(tmp_path))
     with pytest.raises(InvalidInput, match=r"no manifest\.json"):
         read_manifest(tmp_path)
+
+
+def test_a_damaged_manifest_is_refused(tmp_path):
+    for text in ("{", "[]", "{}", '{"settings": []}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(InvalidInput, match="is damaged"):
+            read_manifest(tmp_path)
 
 
 def test_one_data_set_has_one_set_of_settings(tmp_path):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from golden.compare import load_model
 from golden.errors import BadWeights, InvalidInput
+from golden.model import load_model
 from golden.noise import source_noise
 from golden.pipelines import encode_anew
 from golden.shapes import parse_caption, sample_caption
@@ -19,6 +19,7 @@ from train.stream import (
     Rows,
     choose_rows,
     embeds_folder,
+    find_default_filter,
     held_out_prompts,
     is_held_out,
     keep_embeds,
@@ -34,19 +35,21 @@ def folder(tmp_path_factory) -> Path:
     """Sixty pairs; the index of each can be told from its target noise."""
     folder = tmp_path_factory.mktemp("pairs")
     write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"]}})
-    write_pairs(folder, np.random.default_rng(0))
+    write_pairs(folder, np.random.default_rng(2))  # some of whose prompts are held out
     keep_embeds(folder)
     return folder
 
 
-def write_pairs(folder: Path, rng: np.random.Generator) -> None:
+def write_pairs(folder: Path, rng: np.random.Generator, judged: bool = True) -> None:
     for shard in range(NUM_SHARDS):
         indices = range(shard * SHARD_SIZE, (shard + 1) * SHARD_SIZE)
         source = source_noise(indices, (4, 2, 2))
         target = torch.tensor([float(index) for index in indices])[:, None, None, None].expand_as(source)
         rows = pd.DataFrame({"index": indices, "target": "10x1", "prompt": [sample_caption(rng) for _ in indices]})
-        rows["target_score"] = rows["index"] % 2 * 1.0
-        rows["source_score"] = 0.5
+        if judged:
+            rows["target_score"] = rows["index"] % 2 * 1.0
+            rows["target_right"] = rows["target_score"] == 1
+            rows["source_score"] = 0.5
         write_shard(folder, shard, Shard(source, target, rows))
 
 
@@ -92,7 +95,22 @@ def test_an_empty_folder_is_refused(tmp_path):
         choose_rows(tmp_path, "all")
 
 
-def test_labels_of_other_kinds_have_the_sources_direction_and_the_targets_length(folder):
+def test_the_default_filter_is_that_of_the_recorded_figures(folder, tmp_path):
+    assert find_default_filter(folder) == "right"
+    write_manifest(tmp_path, {"settings": {"model": "shapes"}})
+    with pytest.raises(InvalidInput, match="no pairs"):
+        find_default_filter(tmp_path)
+    write_pairs(tmp_path, np.random.default_rng(0), judged=False)
+    with pytest.raises(InvalidInput, match="--filter all"):
+        find_default_filter(tmp_path)
+
+
+def test_an_unknown_category_of_caption_is_refused(folder):
+    with pytest.raises(InvalidInput, match="'nope'"):
+        choose_rows(folder, "all", kinds=["nope"])
+
+
+def test_labels_of_other_kinds_have_the_sources_direction_and_the_targets_norm(folder):
     rows, _ = choose_rows(folder, "all", kinds=["counting", "position"])
     shards = [pd.read_parquet(shard_paths(folder, i)[1]) for i in range(NUM_SHARDS)]
     wanted = [

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections import namedtuple
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +17,17 @@ from golden.errors import BadWeights, InvalidInput, run_command
 from golden.noise import source_noise
 from golden.npnet import NPNet, load_npnet
 from golden.shapes import sample_caption
+from train.checkpoints import TrainingFolder
+from train.network import compute_in_bf16, make_npnet, start_from
+from train.objectives import OBJECTIVES, Context, Objective, PairsObjective, Sizes, find_objective
 from train.pairs import Shard, write_manifest, write_shard
+from train.settings import Architecture, TrainingSettings
 from train.stream import PairStream, Rows, choose_rows, keep_embeds
-from train.train_npnet import (
-    Architecture,
-    Settings,
-    Training,
-    compute_in_bf16,
-    identify,
-    main,
-    make_npnet,
-    read_log,
-    resume,
-    save_checkpoint,
-    start_from,
-    train,
-)
+from train.train_npnet import main
+from train.trainer import Trainer, TrainingDiverged, make_schedule, train
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = Settings(filter="all", num_epochs=3, batch_size=16, learning_rate=3e-3, ema_decay=0.5)
+QUICK = TrainingSettings(filter="all", num_epochs=3, batch_size=16, learning_rate=3e-3, ema_decay=0.5)
 SMALL = Architecture(swin_width=16)
 STEADY = replace(SMALL, drop_path_rate=0.0)  # dropped paths are drawn anew for every part of a batch
 NUM_PAIRS = 96
@@ -42,17 +35,17 @@ NUM_PAIRS = 96
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Pairs whose target noise is the source noise moved by a fixed picture: easy to learn."""
+    """Pairs whose target noise is the source noise moved by a fixed image: easy to learn."""
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
-    picture = torch.linspace(-0.5, 0.5, 16)[None, None, None].expand(1, 4, 16, 16)
+    shift = torch.linspace(-0.5, 0.5, 16)[None, None, None].expand(1, 4, 16, 16)
     for shard in range(3):
         indices = range(32 * shard, 32 * shard + 32)
         source = source_noise(indices, (4, 16, 16))
         rows = pd.DataFrame({"index": indices, "prompt": [sample_caption(rng) for _ in indices], "target": "10x1"})
         rows["source_score"], rows["target_score"] = 0.5, rng.integers(0, 2, 32).astype(float)
         rows["target_right"] = rows["target_score"] > 0.5
-        write_shard(folder, shard, Shard(source, source + picture, rows))
+        write_shard(folder, shard, Shard(source, source + shift, rows))
     write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"], "num_inference_steps": 2}})
     keep_embeds(folder)
     return folder
@@ -63,17 +56,34 @@ def rows(folder) -> tuple[Rows, Rows]:
     return choose_rows(folder, "all")
 
 
-def begin(folder: Path, rows: Rows, settings: Settings = QUICK, architecture: Architecture = SMALL) -> Training:
-    pairs = PairStream(folder)
+def begin(
+    folder: Path,
+    rows: Rows,
+    settings: TrainingSettings = QUICK,
+    architecture: Architecture = SMALL,
+    validation_rows: Rows | None = None,
+) -> Trainer:
+    validation_rows = rows[slice(0)] if validation_rows is None else validation_rows
+    objective = PairsObjective(PairStream(folder), rows, validation_rows, settings)
     torch.manual_seed(settings.seed)
-    return Training(settings, make_npnet(architecture, pairs.first(rows)), pairs, rows)
+    return Trainer(settings, make_npnet(architecture, objective.sizes), objective)
 
 
-def run(folder: Path, rows: tuple[Rows, Rows], out: Path, settings: Settings = QUICK, **options) -> NPNet:
-    out.mkdir(exist_ok=True)
-    training, identity = begin(folder, rows[0], settings), identify(settings, SMALL, rows[0])
-    resume(training, out, identity)
-    return train(training, rows[1], out, identity, **options)
+def resume(
+    folder: Path, rows: tuple[Rows, Rows], out: Path, settings: TrainingSettings = QUICK
+) -> tuple[Trainer, TrainingFolder]:
+    trainer = begin(folder, rows[0], settings, validation_rows=rows[1])
+    training = TrainingFolder(out, asdict(settings) | asdict(SMALL) | trainer.objective.identity())
+    trainer.resume(training)
+    return trainer, training
+
+
+def run(folder: Path, rows: tuple[Rows, Rows], out: Path, settings: TrainingSettings = QUICK, **options) -> NPNet:
+    return train(*resume(folder, rows, out, settings), **options)
+
+
+def read_log(out: Path) -> list[dict]:
+    return TrainingFolder(out, {}).read_log()
 
 
 def assert_equal(one: torch.nn.Module, two: torch.nn.Module) -> None:
@@ -102,12 +112,12 @@ def test_a_resumed_run_equals_an_unbroken_one(folder, rows, tmp_path, monkeypatc
         raise Killed
 
     if killed_in == "log":
-        monkeypatch.setattr("train.train_npnet.save_checkpoint", kill)  # the row is there, its checkpoint is not
+        monkeypatch.setattr(TrainingFolder, "save_checkpoint", kill)  # the row is there, its checkpoint is not
     elif killed_in == "save":
         monkeypatch.setattr("torch.save", lambda _, path: (path.write_bytes(b"half"), kill()))
     else:
-        steps, real = iter(range(int(killed_in.split()[1]))), Training.advance
-        monkeypatch.setattr(Training, "advance", lambda *args: kill() if next(steps, None) is None else real(*args))
+        steps, real = iter(range(int(killed_in.split()[1]))), Trainer.advance
+        monkeypatch.setattr(Trainer, "advance", lambda *args: kill() if next(steps, None) is None else real(*args))
     with pytest.raises(Killed):
         run(folder, rows, tmp_path / "broken", checkpoint_every=2)
     monkeypatch.undo()
@@ -133,13 +143,56 @@ def test_a_folder_holds_one_training(folder, rows, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"step": 3, "tensor": torch.zeros(100)})
-    data = bytearray(path.read_bytes())
+    training = TrainingFolder(tmp_path, {})
+    training.save_checkpoint({"step": 3, "tensor": torch.zeros(100)})
+    data = bytearray(training.checkpoint_path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    training.checkpoint_path.write_bytes(data)
     with pytest.raises(BadWeights, match="damaged"):
-        resume(None, tmp_path, {})
+        training.load_checkpoint()
+
+
+def test_a_checkpoint_from_before_a_setting_existed_had_its_default(tmp_path):
+    old = asdict(QUICK) | asdict(SMALL) | {"pairs": "abc"}
+    del old["objective"], old["kinds"]
+    TrainingFolder(tmp_path, old).save_checkpoint({"step": 3})
+    now = asdict(QUICK) | asdict(SMALL) | {"pairs": "abc"}
+    assert TrainingFolder(tmp_path, now).load_checkpoint()["step"] == 3
+    with pytest.raises(InvalidInput, match=r"kinds=\[\], not \['two'\]"):
+        TrainingFolder(tmp_path, now | {"kinds": ("two",)}).load_checkpoint()
+
+
+def poison(monkeypatch, first_bad: int) -> None:
+    """Turn the target noise into NaN in every batch from number `first_bad` on."""
+    real = PairsObjective.batches
+
+    def batches(self, epoch: int, batch_size: int, start: int = 0):
+        for number, batch in enumerate(real(self, epoch, batch_size, start), start):
+            step = epoch * (self.num_rows // batch_size) + number
+            yield batch if step < first_bad else batch._replace(target=batch.target * torch.nan)
+
+    monkeypatch.setattr(PairsObjective, "batches", batches)
+
+
+def test_nan_stops_training_and_keeps_the_last_good_checkpoint(folder, rows, tmp_path, monkeypatch):
+    poison(monkeypatch, 5)
+    with pytest.raises(TrainingDiverged, match=r"at step 6: the loss is nan\. The last checkpoint is kept"):
+        run(folder, rows, tmp_path, checkpoint_every=2)
+    saved = TrainingFolder(tmp_path, {}).load_checkpoint()
+    assert saved["step"] == 4
+    assert all(value.isfinite().all() for value in saved["network"].values() if value.is_floating_point())
+    assert [row["step"] for row in read_log(tmp_path)] == [2, 4]
+    monkeypatch.undo()
+    run(folder, rows, tmp_path, checkpoint_every=2)  # goes on from there
+    assert read_log(tmp_path)[-1]["step"] == 15
+
+
+def test_weights_that_blow_up_are_not_saved(folder, rows, tmp_path):
+    with pytest.raises(TrainingDiverged):
+        run(folder, rows, tmp_path, replace(QUICK, learning_rate=1e30), checkpoint_every=1)
+    assert not (tmp_path / "npnet.safetensors").exists()
+    saved = TrainingFolder(tmp_path, {}).load_checkpoint()
+    assert saved is None or all(value.isfinite().all() for value in saved["network"].values())
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 5, 8, 16, 99])
@@ -189,7 +242,7 @@ def test_bfloat16_learns_as_well_and_leaves_the_average_in_full_precision(folder
         assert network.branches(batch.source, batch.prompt_embeds)["layout"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "linear", "cosine_with_restarts"])
 def test_the_learning_rate_follows_its_schedule(folder, rows, schedule):
     training = begin(folder, rows[0], replace(QUICK, schedule=schedule, num_epochs=4))
     rates = []
@@ -202,7 +255,16 @@ def test_the_learning_rate_follows_its_schedule(folder, rows, schedule):
         top = rates.index(max(rates))
         assert rates[: top + 1] == sorted(rates[: top + 1])
         assert rates[top:] == sorted(rates[top:], reverse=True)
-        assert rates[-1] < 0.05 * max(rates)
+        assert rates[-1] < 0.06 * max(rates)
+
+
+def test_every_schedule_that_is_offered_can_be_made():
+    for name in TrainingSettings.__dataclass_fields__["schedule"].metadata["choices"]:
+        optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1)
+        schedule = make_schedule(name, optimizer, 0.1, 40)
+        for _ in range(40):
+            optimizer.step()
+            schedule.step()
 
 
 def test_fewer_pairs_than_a_batch_are_one_batch(folder, rows):
@@ -210,10 +272,65 @@ def test_fewer_pairs_than_a_batch_are_one_batch(folder, rows):
     assert [len(batch.target) for batch in training.batches()] == [5] * QUICK.num_epochs
 
 
-def test_ablations_are_built_in(folder, rows):
-    architecture = replace(SMALL, singular=False, attention=False, text_map_size=1)
-    config = make_npnet(architecture, PairStream(folder).first(rows[0])).config
-    assert (config.use_singular, config.attention, config.text_map_size) == (False, False, 1)
+def test_ablations_are_built_in():
+    sizes = Sizes(4, 16, 16, 77, 32)
+    config = make_npnet(replace(SMALL, attention=False, text_map_size=1, layout_rank=0), sizes).config
+    assert (config.singular.attention, config.text.map_size, config.layout) == (False, 1, None)
+    config = make_npnet(replace(SMALL, singular=False, text=False), sizes).config
+    assert (config.singular, config.text) == (None, None)
+    assert make_npnet(replace(SMALL, residual=False), sizes).config.residual is None
+
+
+class Shrinking(Objective):
+    """Another objective: no pairs and no target, the golden noise shall be as small as can be."""
+
+    figure_name = "mean square of the golden noise"
+    num_rows, num_validation_rows, sizes = 32, 8, Sizes(4, 16, 16, 7, 8)
+
+    @classmethod
+    def open(cls, data, settings, accelerator):
+        return cls()
+
+    def batches(self, epoch, batch_size, start=0):
+        for number in range(start, self.num_rows // batch_size):
+            yield self.make_batch(range(number * batch_size, (number + 1) * batch_size))
+
+    def validation_batches(self):
+        yield self.make_batch(range(100, 108))
+
+    def make_batch(self, seeds):
+        Noises = namedtuple("Noises", ["source"])
+        return Noises(source_noise(seeds, self.sizes[:3]))
+
+    def loss(self, network, batch, context):
+        assert isinstance(context, Context)
+        return network(batch.source, torch.zeros(len(batch.source), *self.sizes[3:])).square().mean()
+
+    def figure(self, network, batch, context):
+        return -self.loss(network, batch, context)
+
+    def identity(self):
+        return {}
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_an_objective_brings_its_own_data_loss_and_figure(tmp_path, micro_batch_size):
+    settings = replace(QUICK, objective="shrinking", micro_batch_size=micro_batch_size, num_epochs=10)
+    torch.manual_seed(0)
+    trainer = Trainer(settings, make_npnet(SMALL, Shrinking.sizes), Shrinking())
+    training = TrainingFolder(tmp_path, asdict(settings))
+    trainer.resume(training)
+    train(trainer, training)
+    log = training.read_log()
+    assert log[0]["identity"] == pytest.approx(-1, abs=0.1)
+    assert -0.5 < log[-1]["validation"] < 0
+    assert log[-1]["train"] < 0.5 * log[0]["train"]
+
+
+def test_an_unknown_objective_lists_what_there_is():
+    assert find_objective("pairs") is OBJECTIVES["pairs"]
+    with pytest.raises(InvalidInput, match="'nope': choose one of pairs"):
+        find_objective("nope")
 
 
 def test_a_network_to_fine_tune_has_gradients_where_a_new_one_has():
@@ -224,12 +341,13 @@ def test_a_network_to_fine_tune_has_gradients_where_a_new_one_has():
     assert network.training
 
 
+CPU = ["--device", "cpu"]
 OPTIONS = ["--filter", "all", "--num-epochs", "1", "--swin-width", "16", "--batch-size", "16"]
 
 
 def command(folder: Path, out: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, *launcher, "train/train_npnet.py", str(folder), "--out", str(out), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    arguments = [sys.executable, *launcher, "train/train_npnet.py", str(folder), "--out", str(out), *CPU, *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -239,6 +357,7 @@ def test_the_command_writes_what_it_learnt_and_saw(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert load_npnet(tmp_path / "npnet.safetensors").config.height == 16
     about = json.loads((tmp_path / "settings.json").read_text())
+    assert torch.__version__.startswith(about["run"]["versions"]["torch"])
     assert about["num_pairs"] > 80
     sampled = [row for row in read_log(tmp_path) if "golden_HPSv2" in row]
     assert [row["step"] for row in sampled] == [0, 3, 5]
@@ -252,6 +371,14 @@ def test_the_command_writes_what_it_learnt_and_saw(folder, tmp_path):
     assert [event.step for event in events.Scalars("golden_HPSv2")] == [0, 3, 5]
     assert events.Scalars("validation")[0].value == pytest.approx(about["figures"]["validation"])
     assert events.Images("source above golden")
+
+
+def test_a_training_that_diverges_ends_with_one_sentence_and_exit_code_1(folder, tmp_path):
+    done = command(folder, tmp_path, *OPTIONS, "--learning-rate", "1e30", "--schedule", "constant")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Training diverged at step ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "npnet.safetensors").exists()
 
 
 def test_two_workers_learn_what_one_learns(folder, tmp_path):
@@ -274,12 +401,15 @@ def test_two_workers_learn_what_one_learns(folder, tmp_path):
     [
         ["--filter", "nope"],
         ["--batch-size", "0"],
+        ["--objective", "nope"],
+        ["--device", "nope"],
+        ["--kinds", "nope"],
         ["--from", "nowhere.safetensors"],
         ["--from", str(ROOT / "assets" / "shapes" / "npnet.safetensors"), "--no-text"],
     ],
 )
 def test_bad_arguments_end_in_one_line(folder, tmp_path, monkeypatch, capsys, options):
-    monkeypatch.setattr("sys.argv", ["train_npnet.py", str(folder), "--out", str(tmp_path), *options])
+    monkeypatch.setattr("sys.argv", ["train_npnet.py", str(folder), "--out", str(tmp_path), *CPU, *options])
     with pytest.raises(SystemExit) as ended:
         run_command(main)
     assert ended.value.code == 2

@@ -1,57 +1,62 @@
 """What a whole collection will take, from a short measured run."""
 
-import time
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
 
 from golden.pipelines import encode_anew
-from train.make_shard import Settings, collect_shard, load_critics, load_painter
-from train.pairs import is_intact, shard_paths, write_shard
+from golden.timing import measure
+from train.make_shard import Collection, collect_shard, load_collection_judges, load_collection_model
+from train.pairs import Shard, is_intact, shard_paths, write_shard
 
 NUM_MEASURED = 2
-"""Shards, after a first one that warms everything up."""
+"""Shards, after a first one to warm up."""
 
 
-def plan_collection(
-    folder: Path, settings: Settings, prompts: Sequence[str] | None, num_shards: int, device: str
-) -> list[str]:
-    """Lines that say how long a collection will take, how much disk, and how many pairs will be kept.
+def plan_collection(collection: Collection) -> list[str]:
+    """Lines with the time and disk space that a collection will take, and how many pairs will be kept.
 
-    Makes the first three shards to measure it; they are kept, as the first of the data set.
+    This makes the first three shards, which stay in the data set.
     """
-    model, judges = load_painter(settings, device), load_critics(settings, device)
-    shards, seconds = [], []
-    for index in range(NUM_MEASURED + 1):
-        started = time.perf_counter()
-        shards.append(collect_shard(model, settings, index, prompts, judges))
-        seconds.append(time.perf_counter() - started)
+    settings, folder = collection.settings, collection.folder
+    model = load_collection_model(settings, collection.device)
+    judges = load_collection_judges(settings, collection.device)
+    shards: list[Shard] = []
+
+    def make_next() -> None:
+        shards.append(collect_shard(model, settings, len(shards), collection.prompts, judges))
+
+    seconds = measure(make_next, NUM_MEASURED)
+    for index, shard in enumerate(shards):
         if not is_intact(folder, index):
-            write_shard(folder, index, shards[-1])
+            write_shard(folder, index, shard)
     rows = pd.concat([shard.rows for shard in shards], ignore_index=True)
     embeds = encode_anew(model.pipeline, [rows["prompt"][0]])["prompt_embeds"]
-    num_sources = num_shards * settings.shard_size
+    num_sources = collection.num_shards * settings.shard_size
     shard_bytes = np.mean([sum(path.stat().st_size for path in shard_paths(folder, i)) for i in range(len(shards))])
-    what = "GPU-hours" if torch.device(device).type == "cuda" else f"hours of a CPU ({settings.num_threads} thread)"
-    per_source = np.mean(seconds[1:]) / settings.shard_size
-    lines = [
-        f"{num_sources} sources in {num_shards} shards, targets {' '.join(settings.targets)}; measured on {device}: "
-        f"shards of {settings.shard_size} took {', '.join(f'{each:.1f} s' for each in seconds[1:])}",
-        f"time  {per_source * num_sources / 3600:.2f} {what}, {1 / per_source:.2f} sources a second and worker",
-        f"disk  {shard_bytes * num_shards / 1e9:.2f} GB of shards, and in training "
+    return [
+        f"{num_sources} sources in {collection.num_shards} shards, targets {' '.join(settings.targets)}; measured on "
+        f"{collection.device}: shards of {settings.shard_size} took {', '.join(f'{each:.1f} s' for each in seconds)}",
+        _describe_time(collection, float(np.mean(seconds)) / settings.shard_size),
+        f"disk  {shard_bytes * collection.num_shards / 1e9:.2f} GB of shards, and in training "
         f"{embeds.nbytes * num_sources / 1e9:.2f} GB of prompt embeddings",
+        describe_kept(rows, num_sources),
     ]
-    return [*lines, describe_kept(rows, num_sources)]
+
+
+def _describe_time(collection: Collection, seconds_per_source: float) -> str:
+    settings = collection.settings
+    cuda = torch.device(collection.device).type == "cuda"
+    unit = "GPU-hours" if cuda else f"CPU-hours of {settings.num_threads} thread(s)"
+    hours = seconds_per_source * collection.num_shards * settings.shard_size / 3600
+    return f"time  {hours:.2f} {unit}, {1 / seconds_per_source:.2f} sources per second and worker"
 
 
 def describe_kept(rows: pd.DataFrame, num_sources: int) -> str:
-    """The share of pairs that the filter keeps with its 95 % interval (Wilson's), and what it makes of all sources.
+    """The share of pairs that the filter keeps with its 95 % interval (Wilson), and the number expected of all sources.
 
-    Targets of one source are no independent trials: the interval is as wide as if each source had one.
+    Targets of one source are not independent trials: the interval is as wide as if each source had one target.
     """
     if "kept" not in rows:
         return "kept  unknown: the pairs are not judged"

@@ -1,23 +1,23 @@
 """The shard format of noise pairs: write, verify, read.
 
-    python train/pairs.py verify runs/pairs                # lists damaged shards; exit 1 if there are any
-    python train/pairs.py verify runs/pairs --quarantine   # and moves them aside: the collection makes them again
+    python train/pairs.py verify runs/pairs                # list damaged shards; exit code 1 if there are any
+    python train/pairs.py verify runs/pairs --quarantine   # and move them aside: collecting again replaces them
 
-A data set is a folder of `manifest.json` and, for each shard, three files that appear in this order:
+A data set is a folder with `manifest.json` and three files per shard, written in this order:
 
     shard-00007.safetensors   source_noise, target_noise: (n, C, h, w) in half precision
-    shard-00007.parquet       n rows: index, prompt, seed, target, scores and verdicts of both pictures, kept, reason
-    shard-00007.sha256        the SHA-256 of both; a shard without it is not there
+    shard-00007.parquet       n rows: index, prompt, seed, target; of both images (`source_`, `target_`) the checker's
+                              right, score and fault ("" if right) and the judges' scores; kept, reason
+    shard-00007.sha256        the SHA-256 of both; a shard without this file does not exist
 
-Rejected pairs stay in, so that another filter needs no new rendering. The prompt embeddings are not kept: prompt and
-model rebuild them.
+Rejected pairs are kept in the data set, so that another filter needs no new images. Prompt embeddings are not stored:
+the model computes them from the prompts.
 """
 
 import hashlib
 import io
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +29,15 @@ from safetensors.torch import save as save_safetensors_bytes
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from eval.statistics import bootstrap_mean
 from golden.errors import ArgumentParser, BadWeights, InvalidInput, run_command
 from golden.files import write_bytes
+from golden.flags import add_flags, flag, read_flags
+from golden.statistics import bootstrap_mean
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Pairs of one batch: noises (n, C, h, w) and one row of `rows` each."""
+    """The pairs of one batch: noises (n, C, h, w) with one row of `rows` each."""
 
     source_noise: Tensor
     target_noise: Tensor
@@ -63,14 +62,14 @@ def write_shard(folder: Path, index: int, shard: Shard) -> None:
 
 
 def _hash_lines(folder: Path, index: int, *parts: bytes) -> bytes:
-    """What a shard's hash file says, in the form that `sha256sum --check` reads."""
+    """The contents of a shard's hash file, in the format of `sha256sum --check`."""
     names = [path.name for path in shard_paths(folder, index)]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
     return "".join(f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=False)).encode()
 
 
 def find_fault(folder: Path, index: int) -> str:
-    """What is wrong with a shard, "" if it is complete and its bytes are those that were written."""
+    """What is wrong with a shard; "" if it is complete and its bytes are those that were written."""
     return _read_verified(folder, index)[1]
 
 
@@ -80,20 +79,17 @@ def is_intact(folder: Path, index: int) -> bool:
 
 
 def _read_verified(folder: Path, index: int) -> tuple[list[bytes], str]:
-    """The bytes of a shard's tensors and rows, and what is wrong with them, "" for nothing."""
+    """The bytes of a shard's tensors and rows, and what is wrong with them, "" if nothing is."""
     paths = shard_paths(folder, index)
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
-        return [], f"incomplete, without {' and '.join(absent)}"
+        return [], f"incomplete: {' and '.join(absent)} missing"
     *parts, hashes = (path.read_bytes() for path in paths)
-    return parts, "" if hashes == _hash_lines(folder, index, *parts) else "damaged, of another SHA-256"
+    return parts, "" if hashes == _hash_lines(folder, index, *parts) else "damaged: its SHA-256 differs"
 
 
 def quarantine(folder: Path, index: int) -> None:
-    """Move what there is of a damaged shard out of the way, to be looked at and never read.
-
-    What a killed worker was about to rename is no shard and goes.
-    """
+    """Move the files of a damaged shard to FOLDER/quarantine, and delete temporary files of a killed worker."""
     for path in folder.glob(f".shard-{index:05d}.*"):
         path.unlink(missing_ok=True)
     for path in shard_paths(folder, index):
@@ -103,7 +99,7 @@ def quarantine(folder: Path, index: int) -> None:
 
 
 def find_faults(folder: Path) -> dict[int, str]:
-    """Every shard of which there is a file, with what is wrong with it, "" for nothing."""
+    """Every shard that has any file, with what is wrong with it; "" if nothing is."""
     names = (re.fullmatch(r"shard-(\d+)\.(safetensors|parquet|sha256)", path.name) for path in folder.iterdir())
     indices = {int(name[1]) for name in names if name}
     return {index: find_fault(folder, index) for index in tqdm(sorted(indices), "shards", mininterval=1, disable=None)}
@@ -118,13 +114,13 @@ def read_shard(folder: Path, index: int) -> Shard:
     """Read and verify one shard. Raises: BadWeights if its bytes are not those that were written."""
     parts, fault = _read_verified(folder, index)
     if fault:
-        raise BadWeights(f"Shard {index} of {folder} is {fault}: run the collection again to mend it.")
+        raise BadWeights(f"Shard {index} of {folder} is {fault}. Run the collection again to replace it.")
     tensors = load_safetensors_bytes(parts[0])
     return Shard(tensors["source_noise"], tensors["target_noise"], pd.read_parquet(io.BytesIO(parts[1])))
 
 
 def read_shards(folder: Path, indices: Sequence[int] | None = None) -> Iterator[Shard]:
-    """The shards of a data set, one at a time. Raises: InvalidInput if there is none."""
+    """The shards of a data set, one at a time. Raises: InvalidInput if there are none."""
     indices = finished_shards(folder) if indices is None else indices
     if not indices:
         raise InvalidInput(f"There are no pairs in {folder}: collect some with train/collect_pairs.py.")
@@ -133,16 +129,16 @@ def read_shards(folder: Path, indices: Sequence[int] | None = None) -> Iterator[
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of all finished shards, without their noises."""
+    """The rows of all finished shards, without noises."""
     return pd.concat([pd.read_parquet(shard_paths(folder, index)[1]) for index in finished_shards(folder)])
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
-    """Write the manifest, or check that the one that is there says the same in `settings` and, if given, `sources`.
+    """Write the manifest, or check that an existing one has the same `settings` and `sources`.
 
-    A setting that the one that is there does not know is newer than the data set, and had no say in it.
+    Settings that an existing manifest lacks are newer than the data set and did not affect it.
 
-    Raises: InvalidInput naming the first setting that differs, so that no data set is of two minds.
+    Raises: InvalidInput naming the first setting that differs, so that a data set has one meaning.
     """
     path = folder / "manifest.json"
     manifest = json.loads(json.dumps(manifest))  # tuples become lists, as they will when read back
@@ -156,16 +152,22 @@ def write_manifest(folder: Path, manifest: dict) -> None:
             if there.get(name, value) != value:
                 raise InvalidInput(
                     f"{folder} was collected with {name}={there[name]!r}, not {value!r}: "
-                    "give the same settings to go on with it, or another folder."
+                    "use the same settings to continue it, or another folder."
                 )
 
 
 def read_manifest(folder: Path) -> dict:
-    """The manifest of a data set. Raises: InvalidInput if there is none."""
+    """The manifest of a data set. Raises: InvalidInput if there is none or it is damaged."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise InvalidInput(f"{folder} is no folder of pairs: it has no manifest.json.")
-    return json.loads(path.read_text())
+        raise InvalidInput(f"{folder} is not a folder of pairs: it has no manifest.json.")
+    try:
+        manifest = json.loads(path.read_text())
+        if isinstance(manifest["settings"], dict):
+            return manifest
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InvalidInput(f"{path} is damaged: it should be a JSON object with settings.")
 
 
 def stack_shards(shards: Sequence[Shard]) -> Shard:
@@ -178,9 +180,9 @@ def stack_shards(shards: Sequence[Shard]) -> Shard:
 
 
 def describe_gains(rows: pd.DataFrame) -> list[str]:
-    """By kind of target, a line on each figure of its pictures against the source's: mean gain and 95 % interval.
+    """For each kind of target and each figure of its images, a line with the mean gain over the source and its 95 % CI.
 
-    The verdict `right` counts in percent, every other figure in its own units. Rows without figures give no lines.
+    `right` is in percent, every other figure in its own units. Rows without figures give no lines.
     """
     figures = [
         column.removeprefix("target_")
@@ -200,20 +202,27 @@ def describe_gains(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class VerifyOptions:
+    """The options of `pairs.py`."""
+
+    command: str = flag(help="verify: check the SHA-256 of every shard", choices=("verify",), positional=True)
+    folder: Path = flag(help="folder made by train/collect_pairs.py", positional=True)
+    quarantine: bool = flag(False, "move damaged and incomplete shards aside")
+
+
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["verify"])
-    parser.add_argument("folder", type=Path, help="made by train/collect_pairs.py")
-    parser.add_argument("--quarantine", action="store_true", help="move damaged and incomplete shards aside")
-    arguments = parser.parse_args()
-    read_manifest(arguments.folder)
-    faults = find_faults(arguments.folder)
+    add_flags(parser, VerifyOptions)
+    options = read_flags(VerifyOptions, parser.parse_args())
+    read_manifest(options.folder)
+    faults = find_faults(options.folder)
     damaged = {index: fault for index, fault in faults.items() if fault}
     for index, fault in damaged.items():
         print(f"shard {index} is {fault}")
-        if arguments.quarantine:
-            quarantine(arguments.folder, index)
-    moved = f", moved to {arguments.folder / 'quarantine'}" if damaged and arguments.quarantine else ""
+        if options.quarantine:
+            quarantine(options.folder, index)
+    moved = f", damaged ones moved to {options.folder / 'quarantine'}" if damaged and options.quarantine else ""
     print(f"{len(faults) - len(damaged)} of {len(faults)} shards are whole{moved}")
     return 1 if damaged else 0
 

@@ -1,7 +1,7 @@
-"""Read a data set as a stream of batches: shuffled with a seed, resumable in mid-epoch, in memory that stays flat.
+"""Read a data set as a stream of batches: shuffled with a seed, resumable in mid-epoch, in constant memory.
 
-What grows with the data set is 9 bytes a pair that say which pairs are chosen. Noises and prompt embeddings are read
-shard by shard when their turn comes, and forgotten when their last pair was used.
+Only the selection of pairs grows with the data set, by 9 bytes per pair. Noises and prompt embeddings are read shard by
+shard when needed, and dropped after their last pair.
 """
 
 import hashlib
@@ -19,24 +19,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.runs import hash_model
-from golden.compare import load_model
 from golden.errors import BadWeights, InvalidInput
 from golden.files import load_weights, save_weights
+from golden.model import load_model
 from golden.models import find_model
-from golden.noise import at_length_of
+from golden.noise import at_norm_of
 from golden.pipelines import encode_anew
-from golden.shapes import parse_caption
-from train.filters import find_filter
+from golden.provenance import hash_model
+from golden.shapes import CATEGORIES, parse_caption
+from train.filters import default_filter, find_filter
 from train.pairs import finished_shards, read_manifest, read_shard, shard_paths
 
 VALIDATION_SHARE = 0.05
 SHUFFLED_TOGETHER = 2048
-"""Pairs, of shards that are drawn at random; half a gigabyte of SDXL's noises."""
+"""Pairs, in randomly drawn shards; half a gigabyte of SDXL's noises."""
 
 
 class Batch(NamedTuple):
-    """n pairs in fp32: source and target noise (n, C, h, w), each with its own prompt's embeddings (n, T, D)."""
+    """n pairs in fp32: source and target noise (n, C, h, w) and the embeddings of each pair's own prompt (n, T, D)."""
 
     source: Tensor
     prompt_embeds: Tensor
@@ -45,40 +45,56 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """Some pairs of a data set, N in all: the shard of each, its row there, and whether the
-    source noise at the target's length is its label."""
+    """Some pairs of a data set, N in all: the shard of each, its row there, and whether only the target's norm is
+    learnt (the label is the source noise at that norm)."""
 
     shard: NDArray[np.int32]
     row: NDArray[np.int32]
-    length_alone: NDArray[np.bool_]
+    norm_only: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.shard)
 
     def __getitem__(self, chosen: NDArray | slice) -> "Rows":
-        return Rows(self.shard[chosen], self.row[chosen], self.length_alone[chosen])
+        return Rows(self.shard[chosen], self.row[chosen], self.norm_only[chosen])
 
 
 # --- which pairs ------------------------------------------------------------------------------------------------------
 
 
+def find_default_filter(folder: Path) -> str:
+    """The filter of a data set unless another is given. Raises: InvalidInput if it is empty or was not judged."""
+    columns = [*pd.read_parquet(shard_paths(folder, _shards_of(folder)[0])[1])]
+    name = default_filter(columns)
+    if name is None:
+        raise InvalidInput(f"The pairs in {folder} are not judged: train on all of them with --filter all.")
+    return name
+
+
+def _shards_of(folder: Path) -> list[int]:
+    shards = finished_shards(folder)
+    if not shards:
+        raise InvalidInput(f"There are no pairs in {folder}: collect some with train/collect_pairs.py.")
+    return shards
+
+
 def choose_rows(
     folder: Path, filter_name: str, targets: Sequence[str] = (), margin: float = 0.0, kinds: Sequence[str] = ()
 ) -> tuple[Rows, Rows]:
-    """The pairs to train on and those to validate on, in order; prompts of validation are not trained on.
+    """The pairs to train on and those to validate on, in order; no validation prompt is trained on.
 
-    `targets` keeps those kinds of target alone, of a data set with several; none given keeps all. `kinds` are the
-    categories of caption whose target noise is learnt; for other captions the label is the source noise at the
-    target's length, so that NPNet keeps a direction that it is not known to help.
+    `targets` selects kinds of target (default: all). `kinds` are the categories of caption whose target noise is
+    learnt; for other captions the label is the source noise at the target's norm, so that NPNet keeps the direction
+    where a change is not known to help.
 
-    Raises: InvalidInput for an empty folder, an unknown filter or target, or a filter that keeps nothing.
+    Raises: InvalidInput for an empty folder, an unknown filter, target or category, or a filter that keeps nothing.
     """
     has = read_manifest(folder)["settings"].get("targets", ())
     if unknown := set(targets) - set(has):
         raise InvalidInput(f"{folder} has no target {min(unknown)!r}: it has {', '.join(has)}.")
-    shards = finished_shards(folder)
-    if not shards:
-        raise InvalidInput(f"There are no pairs in {folder}: collect some with train/collect_pairs.py.")
+    if unknown := set(kinds) - set(CATEGORIES):
+        raise InvalidInput(f"Unknown category of caption {min(unknown)!r}: choose from {', '.join(CATEGORIES)}.")
+    shards = _shards_of(folder)
     parts: tuple[list[Rows], list[Rows]] = ([], [])
     num_pairs = 0
     for shard in tqdm(shards, "choosing pairs", mininterval=2, delay=2, disable=None):
@@ -99,7 +115,7 @@ def choose_rows(
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a prompt is for validation, in whatever data set it occurs."""
+    """Whether a prompt is for validation, whichever data set it is in."""
     return zlib.crc32(prompt.encode()) % 1000 < 1000 * VALIDATION_SHARE
 
 
@@ -107,12 +123,12 @@ def _concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(
         np.concatenate([part.shard for part in parts]),
         np.concatenate([part.row for part in parts]),
-        np.concatenate([part.length_alone for part in parts]),
+        np.concatenate([part.norm_only for part in parts]),
     )
 
 
 def shuffle(rows: Rows, seed: int, epoch: int) -> Rows:
-    """The rows in an order that (seed, epoch) decides: shards at random, and pairs at random within some of them."""
+    """The rows in an order decided by (seed, epoch): shards at random, and pairs at random within groups of shards."""
     rng = np.random.default_rng((seed, epoch))
     shards, shard_of, counts = np.unique(rows.shard, return_inverse=True, return_counts=True)
     drawn = rng.permutation(len(shards))
@@ -122,7 +138,7 @@ def shuffle(rows: Rows, seed: int, epoch: int) -> Rows:
 
 
 def held_out_prompts(folder: Path, num: int) -> list[str]:
-    """The first prompts of validation in a data set, `num` at most."""
+    """The first validation prompts of a data set, at most `num`."""
     prompts: dict[str, None] = {}
     for shard in finished_shards(folder):
         if len(prompts) >= num:
@@ -136,15 +152,15 @@ def held_out_prompts(folder: Path, num: int) -> list[str]:
 
 
 def embeds_folder(folder: Path) -> Path:
-    """Where the prompt embeddings of a data set are kept: beside it, by the model's weights, so that none go stale."""
+    """The folder of a data set's prompt embeddings, named after the model's weights so that none go stale."""
     spec = find_model(read_manifest(folder)["settings"]["model"])
     return folder / "prompt_embeds" / hashlib.sha256(json.dumps(hash_model(spec)).encode()).hexdigest()[:12]
 
 
 def keep_embeds(folder: Path, device: str = "cpu", worker: int = 0, num_workers: int = 1) -> None:
-    """Encode the prompts of every shard whose embeddings are not on disk yet, or one worker's share of them.
+    """Encode the prompts of all shards whose embeddings are not on disk yet, or one worker's share of them.
 
-    Raises: MissingWeights if that takes the model, and it cannot be had.
+    Raises: MissingWeights if this needs the model and its weights cannot be found.
     """
     where = embeds_folder(folder)
     share = finished_shards(folder)[worker::num_workers]
@@ -178,7 +194,7 @@ def _hash_prompts(prompts: Sequence[str]) -> str:
 
 
 class _Held(NamedTuple):
-    """A shard in memory, in the precision in which it is kept; `prompt_index` says which embedding a row has."""
+    """A shard in memory, in the precision of its file; `prompt_index` maps rows to embeddings."""
 
     source: Tensor
     target: Tensor
@@ -221,17 +237,17 @@ class PairStream:
         prompts = _distinct(shard.rows["prompt"])
         tensors, metadata = load_weights(_embeds_path(self.embeds_folder, index))
         if metadata.get("prompts") != _hash_prompts(prompts):
-            raise BadWeights(f"Embeddings in {self.embeds_folder} are of other prompts: delete that folder.")
+            raise BadWeights(f"The embeddings in {self.embeds_folder} belong to other prompts: delete that folder.")
         place = {prompt: i for i, prompt in enumerate(prompts)}
         prompt_index = [place[prompt] for prompt in shard.rows["prompt"]]
         return _Held(shard.source_noise, shard.target_noise, tensors["prompt_embeds"], prompt_index)
 
 
 def _gather(held: Mapping[int, _Held], rows: Rows) -> Batch:
-    """The pairs of some rows, each conditioned on its own prompt."""
+    """The pairs of some rows, each with the embeddings of its own prompt."""
     where = [(held[shard], row) for shard, row in zip(rows.shard.tolist(), rows.row.tolist(), strict=True)]
     source = torch.stack([shard.source[row] for shard, row in where]).float()
     target = torch.stack([shard.target[row] for shard, row in where]).float()
     embeds = torch.stack([shard.prompt_embeds[shard.prompt_index[row]] for shard, row in where]).float()
-    length_alone = torch.from_numpy(rows.length_alone)[:, None, None, None]
-    return Batch(source, embeds, torch.where(length_alone, at_length_of(source, target), target))
+    norm_only = torch.from_numpy(rows.norm_only)[:, None, None, None]
+    return Batch(source, embeds, torch.where(norm_only, at_norm_of(source, target), target))

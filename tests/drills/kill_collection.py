@@ -1,10 +1,9 @@
-"""Kill the collection of pairs at random moments: nothing that was finished is lost, and the set ends the same.
+"""Kill the collection of pairs at random moments: no finished shard is lost, and the data set ends up the same.
 
     python tests/drills/kill_collection.py --kills 50
 
 Two workers collect into one folder. One of them, sometimes both, gets SIGKILL at a random moment after it took its
-first shard, and is started again. The finished folder is compared, byte for byte, with that of one worker that nobody
-disturbed.
+first shard, and is started again. The finished folder is compared, byte for byte, with that of one undisturbed worker.
 """
 
 import argparse
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from killing import describe_differences, kill, make_rng, read_all, start
 
+import train.collection  # noqa: F401  imported here once, and not by every worker
 from train.collect_pairs import main as collect
 
 SHARD_SIZE = 2
@@ -23,7 +23,7 @@ NUM_WORKERS = 2
 
 
 def holds_a_shard(process: BaseProcess) -> bool:
-    """Whether a process has a claim, as the system's own table of locks says."""
+    """Whether a process has a claim, according to the system's table of locks."""
     return f" {process.pid} " in Path("/proc/locks").read_text()
 
 

@@ -1,9 +1,9 @@
-"""Kill a training at random moments and in the middle of saves: it resumes, and learns what an unbroken one learns.
+"""Kill a training at random moments and in the middle of saves: it resumes, and learns what an uninterrupted one does.
 
     python tests/drills/kill_training.py --kills 20
 
 Every second kill falls while a checkpoint is being written: as soon as its temporary file is seen. The log's losses and
-the final weights are compared with those of a training that nobody disturbed.
+the final weights are compared with those of an undisturbed training.
 """
 
 import argparse
@@ -18,14 +18,16 @@ import pandas as pd
 from killing import kill, make_rng, start
 from safetensors.torch import load_file
 
+import train.sampling
+import train.trainer  # noqa: F401
 from golden.noise import source_noise
 from golden.shapes import sample_caption
 from train.pairs import Shard, write_manifest, write_shard
-from train.train_npnet import main as train
+from train.train_npnet import main as train_npnet
 
 NUM_SHARDS, SHARD_SIZE = 8, 32
 TOLERANCE = 1e-6
-OPTIONS = ("--filter", "all", "--batch-size", 16, "--swin-width", 16, "--checkpoint-every", 3)
+OPTIONS = ("--filter", "all", "--batch-size", 16, "--swin-width", 16, "--checkpoint-every", 3, "--device", "cpu")
 
 
 def make_pairs(folder: Path) -> None:
@@ -57,7 +59,7 @@ def run_drill(folder: Path, num_kills: int, num_epochs: int, seed: int | None) -
     make_pairs(pairs)
     options = (*OPTIONS, "--num-epochs", num_epochs)
     started = time.perf_counter()
-    reference = start(train, pairs, "--out", unbroken, *options)
+    reference = start(train_npnet, pairs, "--out", unbroken, *options)
     reference.join()
     assert reference.exitcode == 0, f"the undisturbed training ended with {reference.exitcode}"
     seconds = time.perf_counter() - started
@@ -65,7 +67,7 @@ def run_drill(folder: Path, num_kills: int, num_epochs: int, seed: int | None) -
 
     started = time.perf_counter()
     kills = kills_in_saves = 0
-    process = start(train, pairs, "--out", killed, *options)
+    process = start(train_npnet, pairs, "--out", killed, *options)
     while process.exitcode is None:
         if kills == num_kills:
             process.join()
@@ -90,7 +92,7 @@ def run_drill(folder: Path, num_kills: int, num_epochs: int, seed: int | None) -
         kills_in_saves += is_saving(killed)
         step = json.loads((killed / "log.jsonl").read_text().splitlines()[-1])["step"]
         print(f"kill {kills} after step {step}{', in a save' if is_saving(killed) else ''}", flush=True)
-        process = start(train, pairs, "--out", killed, *options)
+        process = start(train_npnet, pairs, "--out", killed, *options)
     print(f"{kills} kills, {kills_in_saves} of them in a save, in {time.perf_counter() - started:.0f} s")
     assert process.exitcode == 0, f"the last training ended with {process.exitcode}"
     assert kills == num_kills, f"the training was finished after {kills} kills: give it more --epochs"

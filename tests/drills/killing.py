@@ -1,7 +1,4 @@
-"""What the drills that kill share: workers that are forked once everything is imported, and folders to the byte.
-
-Importing this module puts the clone on the path.
-"""
+"""What the drills that kill share: workers forked after everything is imported, and folders compared byte by byte."""
 
 import multiprocessing
 import os
@@ -14,15 +11,14 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)  # a pool of threads does not survive a fork, and torch may have read the variable before
 
 
 def start(main: Callable[[], object], *argv: object) -> BaseProcess:
-    """Run the `main` of a command line in a process of its own, its output thrown away unless LOUD is set.
+    """Run a command's `main` in a process of its own; its output is discarded unless LOUD is set.
 
-    Forked, since importing takes seconds and a drill starts a worker for every kill.
+    The process is forked, since importing takes seconds and a drill starts a worker after every kill.
     """
 
     def run() -> None:
@@ -51,12 +47,12 @@ def read_all(folder: Path, pattern: str) -> dict[str, bytes]:
 
 
 def describe_differences(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
-    """Names of files that are in one alone, or differ."""
+    """Names of files that differ or exist in one of the two only."""
     return sorted(name for name in {**one, **two} if one.get(name) != two.get(name))
 
 
 def make_rng(seed: int | None) -> random.Random:
-    """Random moments; the seed is printed, though the machine's own timing makes every drill another."""
+    """A generator of random moments; its seed is printed, though timing makes every drill different."""
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     print(f"seed {seed}", flush=True)
     return random.Random(seed)

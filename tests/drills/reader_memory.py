@@ -1,10 +1,10 @@
-"""How much memory the stream of pairs takes, from a thousand pairs to a hundred thousand.
+"""Memory of the stream of pairs, from a thousand pairs to a hundred thousand.
 
     python tests/drills/reader_memory.py --pairs 1000 10000 100000
 
-The shards are made up: random noises of the embedded model's size, and the same prompts in each, so that they need be
-encoded once. For each size one process chooses the pairs and reads an epoch of them in batches of 64, shuffled, and the
-pairs of validation; its largest resident memory is what is told, beside that of a process that reads a single batch.
+The shards hold random noises of the embedded model's size, and the same prompts, so that these are encoded once. For
+each size a process chooses the pairs, reads an epoch of them in shuffled batches of 64, and the validation pairs. Its
+peak resident memory is printed next to that of a process that reads a single batch.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import killing  # noqa: F401  puts the clone on the path
 import numpy as np
 import pandas as pd
 import torch
@@ -31,7 +30,7 @@ MOST_GROWTH_MB = 64
 
 
 def make_pairs(folder: Path, num_pairs: int) -> None:
-    """A data set whose shards differ in their noises alone."""
+    """A data set whose shards differ only in their noises."""
     write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"]}})
     rng = np.random.default_rng(0)
     prompts = [sample_caption(rng) for _ in range(SHARD_SIZE)]
@@ -46,7 +45,7 @@ def make_pairs(folder: Path, num_pairs: int) -> None:
 
 
 def read(folder: Path, num_batches: int | None) -> None:
-    """Read some batches, or an epoch and the validation; print pairs and the largest resident memory in MB."""
+    """Read some batches, or an epoch and the validation pairs; print their number and the peak memory in MB."""
     rows, validation = choose_rows(folder, "all")
     stream = PairStream(folder)
     num_pairs = 0

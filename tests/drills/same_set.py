@@ -1,8 +1,8 @@
-"""The same data set to the byte, whoever makes it: one process, two under torchrun, two Ray actors of which one dies.
+"""The same data set to the byte, whoever makes it: one process, two under torchrun, two Ray actors one of which dies.
 
     python tests/drills/same_set.py
 
-Says how many sources a second each made, start included: workers that share one core cannot be faster than one.
+Prints how many sources per second each made, start included: workers that share a core are no faster than one.
 """
 
 import argparse
@@ -22,19 +22,19 @@ SCRIPT = "train/collect_pairs.py"
 ENGINES = {
     "one process": (SCRIPT,),
     "two under torchrun": (*TORCHRUN, SCRIPT),
-    "two Ray actors, one killed": (SCRIPT, "--engine", "ray", "--workers", "2"),
+    "two Ray actors, one killed": (SCRIPT, "--engine", "ray", "--num-workers", "2"),
 }
 SHARD_SIZE = 2
-ENVIRONMENT = os.environ | {"RAY_worker_niceness": "0"}  # Ray's own 15 gives its actors nothing where others work, too
+ENVIRONMENT = os.environ | {"RAY_worker_niceness": "0"}  # Ray's default of 15 starves its actors on a busy machine
 
 
-def kill_one_painter(process: subprocess.Popen, folder: Path) -> bool:
-    """SIGKILL an actor that paints, once the first shard is there; Ray starts it again."""
+def kill_one_sampler(process: subprocess.Popen, folder: Path) -> bool:
+    """SIGKILL a sampling actor once the first shard is there; Ray restarts it."""
     while process.poll() is None:
         if next(folder.glob("shard-*.sha256"), None):
             for each in psutil.Process(process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if "ray::Painter" in " ".join(each.cmdline()):
+                    if "ray::SamplingActor" in " ".join(each.cmdline()):
                         each.kill()
                         return True
         time.sleep(0.01)
@@ -59,10 +59,10 @@ def main() -> None:
                 process = subprocess.Popen(
                     [*map(str, command)], cwd=root, env=ENVIRONMENT, stdout=errors, stderr=errors
                 )
-                killed = "killed" in engine and kill_one_painter(process, folder)
+                killed = "killed" in engine and kill_one_sampler(process, folder)
                 process.wait()
             assert process.returncode == 0, (folder / "errors.txt").read_text()
-            assert killed or "killed" not in engine, "no painter was seen"
+            assert killed or "killed" not in engine, "no sampling actor was seen"
             seconds = time.perf_counter() - started
             sets[engine] = killing.read_all(folder, "shard-*")
             rate = arguments.shards * SHARD_SIZE / seconds

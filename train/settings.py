@@ -1,0 +1,103 @@
+"""The settings that decide a data set of noise pairs or a training: each field is an option on the command line.
+
+Nothing heavy is imported here, so that `--help` is quick. Names are checked against their registries after parsing.
+"""
+
+from dataclasses import dataclass
+
+from golden.errors import InvalidInput
+from golden.flags import flag
+
+JUDGE_HELP = "PickScore, HPSv2, AES, ImageReward, CLIPScore or MPS"
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """What decides the bytes of a data set. `num_threads` does so on a CPU: it changes the order of sums."""
+
+    model: str = flag("shapes", "a registered model, a diffusers folder or a hub id")
+    npnet: str | None = flag(None, "NPNet weights for npnet targets (default: the model's own)")
+    seed: int = flag(0, "decides prompts and source noises")
+    shard_size: int = flag(64, "source noises per batch and per shard")
+    num_inference_steps: int = flag(20, "sampling steps of the images that are judged")
+    targets: tuple[str, ...] = flag((), "how target noise is made, as described above (default: the model's own way)")
+    redenoise_guidance_scale: float | None = flag(None, "guidance of the steps down (default: the model's own)")
+    inversion_guidance_scale: float = flag(1.0, "guidance of the inversion steps back")
+    redenoise_solver: str | None = flag(None, "ddim or dpm (default: the model's own)")
+    evaluate_at: str = flag("t", "timestep at which an inversion step calls the model", choices=("t", "t-k"))
+    judged: bool = flag(True, "sample and judge images; without, only noises are collected")
+    judges: tuple[str, ...] = flag((), f"record their scores: all, or any of {JUDGE_HELP}", metavar="JUDGE")
+    judge_weights: str = flag("embedded", "which weights the judges load", choices=("embedded", "published"))
+    filter: str | None = flag(
+        None, "which pairs are marked as kept (default: what training keeps: right, else HPSv2, else vote)"
+    )
+    margin: float = flag(0.0, "by how much a judge must prefer the target, in the judge's units")
+    bf16: bool = flag(False, "sample in bfloat16 (autocast)")
+    num_threads: int = flag(1, "threads per worker on a CPU")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What decides the weights, beside data and architecture. `start` is the NPNet to fine-tune.
+
+    Source: the paper trains with AdamW, 1e-4, batch 64, 30 epochs, on pairs that HPSv2 prefers by more than 0.
+    """
+
+    objective: str = flag("pairs", "what is learnt: a name of OBJECTIVES in train/objectives.py")
+    filter: str | None = flag(
+        None,
+        "which pairs are trained on: all, improved, not_worse, right, best, judges joined by +, or vote "
+        "(default: right, else HPSv2, else vote)",
+    )
+    margin: float = flag(0.0, "by how much a judge must prefer the target, in the judge's units")
+    targets: tuple[str, ...] = flag((), "train on these kinds of target only (default: all)")
+    kinds: tuple[str, ...] = flag(
+        (), "categories of caption whose target is learnt; for others only its norm (default: all)"
+    )
+    start: str | None = flag(None, "NPNet to fine-tune: a file or the name of a published one", spelling="--from")
+    num_epochs: int = flag(30, "passes over the training data")
+    batch_size: int = flag(64, "rows per step, over all workers")
+    micro_batch_size: int | None = flag(None, "rows per forward pass of a worker (default: its whole share)")
+    learning_rate: float = flag(1e-3, "peak learning rate of AdamW")
+    schedule: str = flag(
+        "cosine",
+        "schedule of the learning rate",
+        choices=("cosine", "constant", "constant_with_warmup", "linear", "polynomial", "cosine_with_restarts"),
+    )
+    weight_decay: float = flag(0.0, "weight decay of AdamW")
+    ema_decay: float = flag(0.998, "decay of the exponential moving average that is saved")
+    one_prompt_per_batch: bool = flag(False, "ablation: condition a batch on its first prompt")
+    rewards: tuple[str, ...] = flag(
+        ("verifier",), "objective reward: verifier or judges, each with or without a :WEIGHT", metavar="NAME"
+    )
+    reward_judges: str = flag("embedded", "objective reward: weights of the judges", choices=("embedded", "published"))
+    reward_num_steps: int = flag(4, "objective reward: guided steps that are taken from the noise")
+    reward_num_inference_steps: int = flag(10, "objective reward: the schedule of which they are the first")
+    reward_rows: int = flag(8192, "objective reward: noises per epoch, each drawn anew")
+    change_penalty: float = flag(0.15, "objective reward: weight of the mean squared change of the noise")
+    bf16: bool = flag(False, "bfloat16 in all branches but the singular one")
+    seed: int = flag(0, "decides initial weights, order and dropped paths")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The layout of an NPNet that is trained from scratch; see NPNetConfig. Switching a branch off is an ablation."""
+
+    attention: bool = flag(True, "self-attention in the singular branch")
+    singular: bool = flag(True, "the branch on singular values")
+    residual: bool = flag(True, "the Swin branch")
+    text: bool = flag(True, "the branch on prompt embeddings")
+    text_map_size: int = flag(8, "side of the text branch's map; 1 as published")
+    side_by_side: bool = flag(True, "Swin sees noise and text as separate channels; their sum as published")
+    image_channels: int = flag(16, "channels of Swin's input; 3 as published")
+    layout_rank: int = flag(256, "rank of the layout branch; 0 (no such branch) as published")
+    swin_width: int = flag(48, "small Swin (latents below 64): width, a multiple of 16")
+    swin_depth: int = flag(2, "small Swin: number of layers")
+    drop_path_rate: float = flag(0.1, "small Swin: share of paths dropped in training")
+
+
+def check_positive(**values: int | None) -> None:
+    """Raises: InvalidInput for a count below 1, by its flag; None is allowed."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise InvalidInput(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
