@@ -1,33 +1,83 @@
-"""Write the frozen test set of the shapes world: 553 different captions in GenEval's proportions.
+"""Write the frozen test sets of the shapes world, of what is held out from training by `is_held_out`.
 
 python train/shapes/make_test_set.py
 """
 
 import json
-import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+from golden.errors import ArgumentParser, run_command
 from golden.files import ASSETS, write_bytes
-from golden.shapes import sample_caption
+from golden.flags import add_flags, flag, read_flags
+from golden.shapes import HARD_CATEGORIES, parse_caption, request_key, sample_caption
 
-NUM_PROMPTS = {"single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
-SEED = 553
+# GenEval's proportions. Source: arXiv 2310.11513, Table 1.
+GENEVAL_PROMPTS = {
+    "single_object": 80,
+    "two_object": 99,
+    "counting": 80,
+    "colors": 94,
+    "position": 100,
+    "color_attr": 100,
+}
+HARD_PROMPTS = dict.fromkeys(HARD_CATEGORIES, 100)
+# The embedded model of today goes with prompts_553.jsonl, which was held out by wording alone.
+TEST_SETS = {"prompts_553_v2.jsonl": (GENEVAL_PROMPTS, 553), "prompts_hard_400.jsonl": (HARD_PROMPTS, 400)}
+"""File name -> (number of prompts by category, seed)."""
+POOL = 20
+"""As many times the captions that are wanted are drawn, so that as many different things as possible are asked."""
 
 
-def main() -> None:
-    rng = np.random.default_rng(SEED)
-    rows = []
-    for category, num_prompts in NUM_PROMPTS.items():
-        prompts: dict[str, None] = {}  # a set that keeps its order
-        while len(prompts) < num_prompts:
-            prompts[sample_caption(rng, category)] = None
-        rows += [{"prompt": prompt, "category": category} for prompt in prompts]
-    write_bytes(ASSETS / "shapes" / "prompts_553.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+@dataclass(frozen=True)
+class PromptSetOptions:
+    """What to write, and where."""
+
+    folder: Path = flag(ASSETS / "shapes", "folder to write the test sets to")
+
+
+def make_test_set(num_prompts: dict[str, int], seed: int) -> list[dict]:
+    """Rows {"prompt", "category"}: different captions, and different requests as far as there are enough of them."""
+    rng = np.random.default_rng(seed)
+    return [
+        {"prompt": prompt, "category": category}
+        for category, number in num_prompts.items()
+        for prompt in sample_prompts(rng, category, number)
+    ]
+
+
+def sample_prompts(rng: np.random.Generator, category: str, number: int) -> list[str]:
+    """Different held-out captions of a category: one for each request in turn, then another wording of each."""
+    wordings: dict[str, dict[str, None]] = defaultdict(dict)  # a set of captions that keeps its order, by request
+    num_drawn = 0
+    while num_drawn < POOL * number or sum(map(len, wordings.values())) < number:
+        caption = sample_caption(rng, category, held_out=True)
+        wordings[request_key(parse_caption(caption))][caption] = None
+        num_drawn += 1
+    return list(islice(_in_turn(wordings), number))
+
+
+def _in_turn(wordings: dict[str, dict[str, None]]) -> Iterator[str]:
+    """The first caption of each request, then the second of each that has one, and so on."""
+    for turn in range(max(map(len, wordings.values()))):
+        yield from (list(captions)[turn] for captions in wordings.values() if len(captions) > turn)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description="Write the frozen test sets of the shapes world.")
+    add_flags(parser, PromptSetOptions)
+    options = read_flags(PromptSetOptions, parser.parse_args(argv))
+    for name, (num_prompts, seed) in TEST_SETS.items():
+        rows = make_test_set(num_prompts, seed)
+        write_bytes(options.folder / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        num_requests = len({request_key(parse_caption(row["prompt"])) for row in rows})
+        print(f"{options.folder / name}: {len(rows)} prompts that ask for {num_requests} different things")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,13 +1,24 @@
 """Train the embedded model's UNet on latents of rendered scenes, and assemble the whole pipeline folder.
 
-    python train/shapes/train_unet.py --cache     # once: captions, embeddings and latents, about 1 GB in runs/latents
-    python train/shapes/train_unet.py
+    python train/shapes/train_unet.py --cache     # once: captions and latents of them, in runs/latents
+    python train/shapes/train_unet.py --states    # once, with the text encoders: embeddings of these captions
+    python train/shapes/train_unet.py --decay-steps 6000
 
-SDXL's noise schedule and epsilon prediction. Steps are drawn more often where the layout of a picture is decided
+The learning rate is constant, so that training can be continued in another run with more steps; the last steps of the
+last run decay it to 0:
+
+    python train/shapes/train_unet.py --num-steps 30000
+    python train/shapes/train_unet.py --num-steps 60000 --decay-steps 6000
+
+SDXL's noise schedule and epsilon prediction. Timesteps are drawn more often where the layout of an image is decided
 (high noise), which an even draw leaves to a small part of the loss.
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +27,15 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import trange
-from training import MODEL_FOLDER, RUNS, rng_for, train
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from golden.errors import ArgumentParser, run_command
-from golden.files import atomic_path
+from golden.errors import ArgumentParser, MissingWeights, run_command
+from golden.files import atomic_path, write_bytes
+from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
 from golden.shapes import parse_caption, render, sample_scene, training_captions
+from train.shapes.evaluation import count_right, sample_held_out
+from train.shapes.training import MODEL_FOLDER, RUNS, SCHEDULES, TrainingPlan, load_averaged, rng_for, train
 
 CONFIG = dict(
     sample_size=16,
@@ -31,10 +44,10 @@ CONFIG = dict(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
     mid_block_type="UNetMidBlock2DCrossAttn",
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(64, 128),
+    block_out_channels=(64, 160),
     layers_per_block=1,
     transformer_layers_per_block=1,
-    attention_head_dim=(2, 4),  # diffusers' name for the number of heads
+    attention_head_dim=(2, 5),  # diffusers' name for the number of heads
     cross_attention_dim=256,
     use_linear_projection=True,
     addition_embed_type="text_time",
@@ -56,22 +69,60 @@ UNCONDITIONAL_SHARE = 0.1
 CACHE = RUNS / "latents"
 
 
-def save_pipeline(unet: UNet2DConditionModel) -> None:
-    """Write the folder that `StableDiffusionXLPipeline.from_pretrained` loads, in half precision."""
-    pipeline = StableDiffusionXLPipeline(
-        vae=AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float16),
-        text_encoder=CLIPTextModel.from_pretrained(MODEL_FOLDER / "text_encoder", dtype=torch.float16),
-        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(
-            MODEL_FOLDER / "text_encoder_2", dtype=torch.float16
-        ),
+@dataclass(frozen=True)
+class UNetOptions:
+    """What to do, and how long to train."""
+
+    cache: bool = flag(False, "render and encode the images of the training set and stop")
+    states: bool = flag(False, "encode the captions of the training set and stop")
+    assemble: bool = flag(False, "write the pipeline from the last checkpoint and stop")
+    compile: bool = flag(False, "torch.compile the UNet (needs a C++ compiler)")
+    num_captions: int = flag(25000, "captions in the cached training set")
+    images_per_caption: int = flag(2, "rendered images of each of them")
+    num_steps: int = flag(60000, "training steps in all, those of earlier runs included")
+    schedule: str = flag("constant", "learning rate after the warm-up", choices=tuple(SCHEDULES))
+    decay_steps: int = flag(0, "of a constant schedule, the last steps, over which it decays to 0")
+    batch_size: int = flag(64, "latents per step")
+    learning_rate: float = flag(1e-3, "highest learning rate")
+    seed: int = flag(3, "seed of the weights, of the training set and of every batch")
+    evaluate_every: int = flag(
+        2500, "generate and check images of held-out captions after so many steps (0: at the end)"
+    )
+    num_evaluated: int = flag(20, "captions of each category in such an evaluation")
+
+    def plan(self) -> TrainingPlan:
+        return TrainingPlan(
+            self.num_steps,
+            self.learning_rate,
+            num_warmup=300,
+            schedule=self.schedule,
+            decay_steps=self.decay_steps,
+            weight_decay=0.01,
+            evaluate_every=self.evaluate_every,
+        )
+
+
+# --- the pipeline folder ----------------------------------------------------------------------------------------------
+
+
+def make_pipeline(unet: UNet2DConditionModel, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+    """The pipeline of a UNet and of the parts that are in MODEL_FOLDER already."""
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=dtype),
+        text_encoder=CLIPTextModel.from_pretrained(MODEL_FOLDER / "text_encoder", dtype=dtype),
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(MODEL_FOLDER / "text_encoder_2", dtype=dtype),
         tokenizer=CLIPTokenizer.from_pretrained(MODEL_FOLDER / "tokenizer"),
         tokenizer_2=CLIPTokenizer.from_pretrained(MODEL_FOLDER / "tokenizer_2"),
-        unet=unet.half(),
+        unet=unet.to(dtype),
         scheduler=EulerDiscreteScheduler(**SCHEDULER),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
-    pipeline.save_pretrained(MODEL_FOLDER, max_shard_size=MAX_FILE_SIZE)
+
+
+def save_pipeline(unet: UNet2DConditionModel) -> None:
+    """Write the folder that `StableDiffusionXLPipeline.from_pretrained` loads, in half precision."""
+    make_pipeline(unet, torch.float16).save_pretrained(MODEL_FOLDER, max_shard_size=MAX_FILE_SIZE)
     for name in ("text_encoder", "text_encoder_2"):
         # Or a plain from_pretrained would load these alone in half precision, and fail beside a UNet in full.
         config = MODEL_FOLDER / name / "config.json"
@@ -81,9 +132,12 @@ def save_pipeline(unet: UNet2DConditionModel) -> None:
     config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
+# --- the cached training set ------------------------------------------------------------------------------------------
+
+
 @torch.inference_mode()
 def encode_captions(captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Token states (B, 20, 256) and pooled embeddings (B, 160), as the SDXL pipeline makes them."""
+    """Token states (B, tokens, 256) and pooled embeddings (B, 160), as the SDXL pipeline makes them."""
     tokenizer = CLIPTokenizer.from_pretrained(MODEL_FOLDER / "tokenizer")
     first = CLIPTextModel.from_pretrained(MODEL_FOLDER / "text_encoder", dtype=torch.float32)
     second = CLIPTextModelWithProjection.from_pretrained(MODEL_FOLDER / "text_encoder_2", dtype=torch.float32)
@@ -98,24 +152,49 @@ def encode_captions(captions: list[str]) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def make_cache(num_captions: int, pictures_per_caption: int, seed: int) -> None:
+def make_cache(options: UNetOptions) -> None:
     """Render and encode the training set once: the autoencoder costs more than a UNet step."""
-    rng = rng_for(seed, 0)
-    captions = [caption for caption, _ in zip(training_captions(rng), range(num_captions))]  # noqa: B905
+    rng = rng_for(options.seed, 0)
+    captions = list(islice(training_captions(rng), options.num_captions))
     vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32)
     latents = []
-    for start in trange(0, num_captions, 50, desc="pictures"):
+    for start in trange(0, len(captions), 50, desc="images"):
         requests = [parse_caption(caption) for caption in captions[start : start + 50]]
-        pictures = [render(sample_scene(r, rng)) for r in requests for _ in range(pictures_per_caption)]
+        images = [render(sample_scene(r, rng)) for r in requests for _ in range(options.images_per_caption)]
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(images_to_pixels(pictures)).latent_dist
+            posterior = vae.encode(images_to_pixels(images)).latent_dist
         sample = posterior.mode().float() * vae.config.scaling_factor
-        latents.append(sample.half().unflatten(0, (-1, pictures_per_caption)))
-    states, pooled = encode_captions(captions)
+        latents.append(sample.half().unflatten(0, (-1, options.images_per_caption)))
     with atomic_path(CACHE / "latents.pt") as temporary:
-        torch.save({"latents": torch.cat(latents), "states": states, "pooled": pooled}, temporary)
-    with atomic_path(CACHE / "captions.json") as temporary:
-        temporary.write_text(json.dumps(captions))
+        torch.save({"latents": torch.cat(latents)}, temporary)
+    write_bytes(CACHE / "captions.json", json.dumps(captions).encode())
+
+
+def make_states() -> None:
+    """Encode the captions of the cached training set. Raises: MissingWeights if there is none."""
+    states, pooled = encode_captions(json.loads(find_cached("captions.json", "--cache").read_text()))
+    with atomic_path(CACHE / "states.pt") as temporary:
+        torch.save({"states": states, "pooled": pooled}, temporary)
+
+
+def find_cached(name: str, option: str) -> Path:
+    """A file of the cached training set. Raises: MissingWeights naming the option that makes it."""
+    path = CACHE / name
+    if not path.exists():
+        raise MissingWeights(f"There is no {path}: make it with {option}.")
+    return path
+
+
+def load_cache() -> dict[str, Tensor]:
+    """ "latents" (N, images per caption, 4, 16, 16), "states" (N, tokens, 256) and "pooled" (N, 160).
+
+    Raises: MissingWeights if it was not made.
+    """
+    parts = find_cached("latents.pt", "--cache"), find_cached("states.pt", "--states")
+    return {name: value for path in parts for name, value in torch.load(path, weights_only=True, mmap=True).items()}
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def sample_timesteps(rng: np.random.Generator, num: int) -> Tensor:
@@ -125,44 +204,23 @@ def sample_timesteps(rng: np.random.Generator, num: int) -> Tensor:
     return torch.from_numpy(np.where(rng.random(num) < 0.5, even, layout))
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", action="store_true", help="make the cached training set and stop")
-    parser.add_argument("--assemble", action="store_true", help="write the pipeline from the last checkpoint and stop")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet (needs a C++ compiler)")
-    parser.add_argument("--num-captions", type=int, default=16000)
-    parser.add_argument("--pictures-per-caption", type=int, default=2)
-    parser.add_argument("--num-steps", type=int, default=7500)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=3)
-    arguments = parser.parse_args()
-    if arguments.cache:
-        return make_cache(arguments.num_captions, arguments.pictures_per_caption, arguments.seed)
-    if arguments.assemble:
-        averaged = torch.load(RUNS / "unet" / "checkpoint.pt", weights_only=True)["ema"]
-        averaged.pop("n_averaged")
-        unet = UNet2DConditionModel(**CONFIG)
-        unet.load_state_dict({key.removeprefix("module."): value for key, value in averaged.items()})
-        return save_pipeline(unet)
-    data = torch.load(CACHE / "latents.pt", weights_only=True, mmap=True)
-    torch.manual_seed(arguments.seed)
-    unet = UNet2DConditionModel(**CONFIG)
-    print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters")
-    predict = torch.compile(unet) if arguments.compile else unet
+def make_loss(
+    predict: Callable[..., Any], data: dict[str, Tensor], seed: int, batch_size: int
+) -> Callable[[int], Tensor]:
+    """The loss of a step: squared error of the predicted noise."""
     betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, 1000) ** 2
     signal = (1 - betas).cumprod(0)
-    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(arguments.batch_size, -1)
+    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(batch_size, -1)
 
     def compute_loss(step: int) -> Tensor:
-        rng = rng_for(arguments.seed, step + 1)
-        rows = torch.from_numpy(rng.integers(0, len(data["states"]), arguments.batch_size))
-        pictures = torch.from_numpy(rng.integers(0, data["latents"].shape[1], arguments.batch_size))
-        latents = data["latents"][rows, pictures].float()
-        keep = torch.from_numpy(rng.random(arguments.batch_size) >= UNCONDITIONAL_SHARE).float()
+        rng = rng_for(seed, step + 1)
+        rows = torch.from_numpy(rng.integers(0, len(data["states"]), batch_size))
+        images = torch.from_numpy(rng.integers(0, data["latents"].shape[1], batch_size))
+        latents = data["latents"][rows, images].float()
+        keep = torch.from_numpy(rng.random(batch_size) >= UNCONDITIONAL_SHARE).float()
         states = data["states"][rows].float() * keep[:, None, None]
         pooled = data["pooled"][rows].float() * keep[:, None]
-        timesteps = sample_timesteps(rng, arguments.batch_size)
+        timesteps = sample_timesteps(rng, batch_size)
         noise = torch.randn_like(latents)
         alpha = signal[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -172,18 +230,36 @@ def main() -> None:
             predicted = predict(noisy, timesteps, states, added_cond_kwargs=conditions, return_dict=False)[0]
         return nn.functional.mse_loss(predicted.float(), noise)
 
-    ema = train(
-        "unet",
-        unet,
-        compute_loss,
-        num_steps=arguments.num_steps,
-        learning_rate=arguments.learning_rate,
-        num_warmup=300,
-        weight_decay=0.01,
-        ema_decay=0.999,
-        save_every=500,
-    )
-    save_pipeline(ema)
+    return compute_loss
+
+
+def train_unet(options: UNetOptions) -> UNet2DConditionModel:
+    """The trained UNet, in eval mode."""
+    torch.manual_seed(options.seed)
+    unet = UNet2DConditionModel(**CONFIG)
+    print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters")
+    predict = torch.compile(unet) if options.compile else unet
+    captions = sample_held_out(options.num_evaluated)
+
+    def evaluate(ema: Any, step: int) -> dict:
+        return count_right(make_pipeline(ema, torch.float32), captions)
+
+    compute_loss = make_loss(predict, load_cache(), options.seed, options.batch_size)
+    return train("unet", unet, compute_loss, options.plan(), evaluate)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description="Train the embedded model's UNet, and assemble its pipeline.")
+    add_flags(parser, UNetOptions)
+    options = read_flags(UNetOptions, parser.parse_args(argv))
+    if options.cache:
+        make_cache(options)
+    elif options.states:
+        make_states()
+    elif options.assemble:
+        save_pipeline(load_averaged("unet", UNet2DConditionModel(**CONFIG)))
+    else:
+        save_pipeline(train_unet(options))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""How the embedded model is trained: schedules, continued runs, test sets and what is reported while it trains."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from golden.checkers import Verdict
+from golden.errors import InvalidInput
+from golden.shapes import CATEGORIES, is_held_out, load_test_prompts, parse_caption, request_key
+from train.shapes import evaluation, make_test_set, training
+from train.shapes.make_test_set import GENEVAL_PROMPTS, HARD_PROMPTS, TEST_SETS
+from train.shapes.training import SCHEDULES, TrainingPlan, train
+
+
+def rates(plan: TrainingPlan) -> list[float]:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=plan.learning_rate)
+    schedule = SCHEDULES[plan.schedule](optimizer, plan)
+    found = []
+    for _ in range(plan.num_steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return [*found, optimizer.param_groups[0]["lr"]]
+
+
+def test_a_cosine_schedule_ends_at_zero_and_a_constant_one_where_it_is_asked_to():
+    cosine = rates(TrainingPlan(20, 2.0, num_warmup=4))
+    constant = rates(TrainingPlan(20, 2.0, num_warmup=4, schedule="constant"))
+    decayed = rates(TrainingPlan(20, 2.0, num_warmup=4, schedule="constant", decay_steps=8))
+    assert cosine[4] == constant[4] == decayed[4] == 2.0
+    assert cosine[-1] == pytest.approx(0, abs=1e-9)
+    assert set(constant[4:]) == {2.0}
+    assert set(decayed[4:13]) == {2.0}
+    assert decayed[16] == pytest.approx(1.0)
+    assert decayed[-1] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"schedule": "linear"}, "cosine, constant"),
+        ({"num_steps": 0}, "1 or more"),
+        ({"schedule": "constant", "decay_steps": 11}, "from 0 to 10"),
+    ],
+)
+def test_an_impossible_plan_is_refused(plan, words):
+    with pytest.raises(InvalidInput, match=words):
+        TrainingPlan(**{"num_steps": 10, "learning_rate": 1e-3} | plan)
+
+
+def run_steps(num_steps: int, decay_steps: int = 0, evaluate=None) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+
+    def compute_loss(step: int) -> torch.Tensor:
+        return model(torch.randn(4, 2)).square().mean()
+
+    plan = TrainingPlan(num_steps, 0.1, 2, "constant", decay_steps, save_every=4, evaluate_every=3)
+    return train("linear", model, compute_loss, plan, evaluate).state_dict()
+
+
+def test_a_run_continued_with_more_steps_is_the_run_that_had_them_from_the_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "RUNS", tmp_path / "whole")
+    expected = run_steps(12, decay_steps=4)
+    monkeypatch.setattr(training, "RUNS", tmp_path / "parts")
+    run_steps(4)
+    run_steps(8)
+    found = run_steps(12, decay_steps=4)
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+def test_the_log_holds_evaluations_where_they_are_due(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "RUNS", tmp_path)
+    run_steps(7, evaluate=lambda model, step: {"seen": step})
+    rows = [json.loads(line) for line in (tmp_path / "linear" / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row.get("seen")) for row in rows] == [(3, 3), (4, None), (6, 6), (7, 7)]
+
+
+def test_a_checkpoint_gives_its_average_and_a_missing_one_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "RUNS", tmp_path)
+    expected = run_steps(4)
+    found = training.load_averaged("linear", nn.Linear(2, 1)).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    with pytest.raises(InvalidInput, match="nothing"):
+        training.load_averaged("nothing", nn.Linear(2, 1))
+
+
+# --- test sets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "num_prompts"), list(zip(TEST_SETS, (GENEVAL_PROMPTS, HARD_PROMPTS), strict=True)))
+def test_a_test_set_is_held_out_different_and_in_its_proportions(name, num_prompts):
+    rows = load_test_prompts(make_test_set.ASSETS / "shapes" / name)
+    assert Counter(row["category"] for row in rows) == num_prompts
+    assert len({row["prompt"] for row in rows}) == len(rows) == sum(num_prompts.values())
+    for row in rows:
+        request = parse_caption(row["prompt"])
+        assert is_held_out(request)
+        assert request.category == row["category"]
+
+
+def test_a_test_set_asks_for_as_many_things_as_there_are():
+    rows = load_test_prompts(make_test_set.ASSETS / "shapes" / "prompts_hard_400.jsonl")
+    assert len({request_key(parse_caption(row["prompt"])) for row in rows}) == 400
+
+
+def test_the_frozen_sets_are_what_the_command_writes(tmp_path, capsys):
+    make_test_set.main(["--folder", str(tmp_path)])
+    for name in TEST_SETS:
+        assert (tmp_path / name).read_bytes() == (make_test_set.ASSETS / "shapes" / name).read_bytes()
+    assert "553 prompts" in capsys.readouterr().out
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_the_evaluation_asks_for_held_out_requests_of_every_category():
+    captions = evaluation.sample_held_out(2)
+    assert captions == evaluation.sample_held_out(2)
+    requests = [parse_caption(caption) for caption in captions]
+    assert [request.category for request in requests] == [name for name in CATEGORIES for _ in range(2)]
+    assert all(is_held_out(request) for request in requests)
+
+
+def test_shares_are_by_category_and_by_main_fault():
+    captions = ["a star", "a heart", "a star above a heart", "two stars"]
+    faults: list[tuple[str, ...]] = [(), ("shape",), ("unclear", "count"), ()]
+    verdicts = [Verdict(not names, (), (), names) for names in faults]
+    assert evaluation.summarise(captions, verdicts) == {
+        "right": 0.5,
+        "right_by_category": {"single_object": 0.5, "counting": 1.0, "position": 0.0},
+        "wrong_by_fault": {"unclear": 0.25, "shape": 0.25},
+    }
+
+
+def test_a_pipeline_is_evaluated_by_its_images(tiny_shapes):
+    figures = evaluation.count_right(tiny_shapes.pipeline, ["a red star", "two blue hearts"])
+    assert figures["right"] == 0
+    assert sum(figures["wrong_by_fault"].values()) == 1

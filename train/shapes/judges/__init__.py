@@ -1,0 +1,1 @@
+"""How the embedded judges are trained; the command is train/shapes/train_judges.py."""
