@@ -34,6 +34,7 @@ from train.pairs import read_manifest
 from train.trajectories import FINISHED_TIMESTEP, Trajectories, draw_examples, read_trajectories, split_held_out
 
 NUM_VALIDATED = 512
+WARMUP_STEPS = 100
 NOISED_SHARE = 0.5  # of the scenes; the others are finished
 
 
@@ -68,7 +69,9 @@ class VerifierTrainer:
         self.optimizer = torch.optim.AdamW(
             self.verifier.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        self.schedule = get_scheduler("cosine", self.optimizer, 100, options.num_steps)
+        self.schedule = get_scheduler(
+            "cosine", self.optimizer, num_warmup_steps=WARMUP_STEPS, num_training_steps=options.num_steps
+        )
         self.noiser = DDIMScheduler.from_config(model.pipeline.scheduler.config)
         self.step = 0
 
@@ -113,7 +116,7 @@ class VerifierTrainer:
         self.schedule.step()
         self.ema.update_parameters(self.verifier)
         self.step += 1
-        return float(loss)
+        return loss.item()
 
     def predict(self, verifier: Any, latents: Tensor, timestep: int, prompts: list[str]) -> Tensor:
         """Logits (B,) of latents at a timestep."""

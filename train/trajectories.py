@@ -94,7 +94,7 @@ def _trace_shard(folder: Path, index: int, model: Model, label: str, num_steps: 
             raise InvalidInput(f"{folder} has no {label!r} of its images: collect it with --judges, or choose another.")
     # A source noise stands in the folder once for each of its targets.
     first = ~rows.duplicated(["index"]).to_numpy()
-    noise = torch.cat([shard.source[torch.from_numpy(first)], shard.target])
+    noise = torch.cat([shard.source_noise[torch.from_numpy(first)], shard.target_noise])
     prompts = [*rows["prompt"][first], *rows["prompt"]]
     seeds = [*rows["seed"][first], *rows["seed"]]
     labels = [*rows[f"source_{label}"][first], *rows[f"target_{label}"]]
@@ -113,7 +113,7 @@ def trace(
     """Latents (B, S, C, h, w) in half precision along the way from noise (B, C, h, w), and their timesteps."""
     sampling = model.spec.sampling
     scheduler = make_sampler(sampling.sampler, model.pipeline.scheduler.config)
-    kept_steps = [round(share * num_steps) for share in KEPT_SHARES]
+    kept_steps = sorted({round(share * num_steps) for share in KEPT_SHARES})
     kept = [noise]
 
     def keep(step: int, num_steps: int, clean: Tensor) -> None:

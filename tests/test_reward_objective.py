@@ -1,0 +1,193 @@
+"""The objective `reward` and the training of a verifier learn, resume, and refuse what is wrong, on tiny models."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from golden.errors import InvalidInput
+from golden.models import RewardSettings
+from golden.noise import source_noise
+from golden.reward import Reward
+from golden.shapes import sample_caption
+from golden.verifier import make_verifier
+from train.make_shard import collect_shard
+from train.network import make_npnet
+from train.objectives import RewardObjective, find_objective
+from train.pairs import write_manifest, write_shard
+from train.settings import Architecture, CollectionSettings, TrainingSettings
+from train.train_verifier import VerifierOptions, VerifierTrainer, area_under_curve, resume, run
+from train.trainer import Trainer
+from train.trajectories import Trajectories, read_trajectories, split_held_out, trace
+
+QUICK = TrainingSettings(
+    objective="reward", batch_size=8, num_epochs=2, reward_rows=16, reward_num_steps=1, reward_num_inference_steps=4
+)
+SMALL = Architecture(singular=False, residual=False, text=False, layout_rank=8)
+
+
+@pytest.fixture(scope="module")
+def verified(tiny_shapes):
+    torch.manual_seed(0)
+    return replace(tiny_shapes, verifier=make_verifier(tiny_shapes.pipeline).requires_grad_(False).eval())
+
+
+@pytest.fixture
+def objective(verified):
+    rng = np.random.default_rng(0)
+    prompts = [sample_caption(rng, "colors") for _ in range(12)]
+    reward = Reward(verified, RewardSettings(num_inference_steps=4, num_steps=1))
+    return RewardObjective(reward, prompts[:8], prompts[8:], QUICK)
+
+
+def begin(objective, settings=QUICK) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(settings, make_npnet(SMALL, objective.sizes), objective, Accelerator(cpu=True))
+
+
+def test_batches_are_functions_of_epoch_and_start(objective):
+    whole = [*objective.batches(1, 8)]
+    (last,) = objective.batches(1, 8, start=1)
+    assert len(whole) == 2
+    assert all(torch.equal(one, other) for one, other in zip(whole[1], last, strict=True))
+    assert not torch.equal(whole[0].source, next(iter(objective.batches(0, 8))).source)
+
+
+def test_training_raises_the_reward_on_what_it_trains_on(objective):
+    settings = replace(QUICK, num_epochs=12, learning_rate=3e-2, change_penalty=0.0)
+    objective.settings = settings
+    objective.num_rows = 8
+    trainer = begin(objective, settings)
+    losses = [trainer.advance(next(iter(objective.batches(0, 8)))) for _ in range(12)]
+    assert losses[-1] < losses[0]
+    assert all(np.isfinite(losses))
+
+
+def test_a_resumed_training_takes_the_same_steps(objective):
+    unbroken, first = begin(objective), begin(objective)
+    for batch in unbroken.batches():
+        unbroken.advance(batch)
+    for _, batch in zip(range(2), first.batches(), strict=False):
+        first.advance(batch)
+    resumed = begin(objective)
+    resumed.load_state(first.state())
+    for batch in resumed.batches():
+        resumed.advance(batch)
+    for one, other in zip(unbroken.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_extreme_row_does_not_drown_the_others(objective):
+    batch = next(iter(objective.batches(0, 8)))
+
+    class Extreme:
+        model = objective.reward.model
+
+        def __call__(self, noise, embeddings, prompts):
+            weights = torch.ones(len(noise))
+            weights[0] = 1e6
+            return weights * noise.mean((1, 2, 3))
+
+    objective.reward = Extreme()
+    offset = torch.zeros_like(batch.source).requires_grad_(True)
+    objective.loss(lambda source, embeds: source + offset, batch, begin(objective).context).backward()
+    norms = offset.grad.flatten(1).norm(dim=1)
+    assert norms.max() < 1.01 * norms.min()
+
+
+def test_the_validation_figure_is_minus_the_reward(objective):
+    figure = begin(objective).validate(lambda source, embeds: source)
+    batch = next(iter(objective.validation_batches()))
+    with torch.no_grad():
+        embeddings = {name: getattr(batch, name) for name in batch._fields[2:]}
+        expected = -objective.reward(batch.source, embeddings).mean()
+    assert figure == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_names_of_objectives_and_rewards_are_checked(tmp_path):
+    assert find_objective("reward") is RewardObjective
+    with pytest.raises(InvalidInput, match="pairs, reward"):
+        find_objective("luck")
+    write_manifest(tmp_path, {"settings": {"model": "shapes"}})
+    with pytest.raises(InvalidInput, match="NAME:WEIGHT"):
+        RewardObjective.open(tmp_path, replace(QUICK, rewards=("HPSv2:much",)), Accelerator(cpu=True))
+
+
+# --- the verifier -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def collected(tiny_shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collected")
+    settings = CollectionSettings(
+        model=tiny_shapes.spec.name, shard_size=8, num_inference_steps=5, targets=("source:0.9", "4x1")
+    )
+    for index in range(2):
+        write_shard(folder, index, collect_shard(tiny_shapes, settings, index))
+    write_manifest(folder, {"settings": {"model": tiny_shapes.spec.name, "num_inference_steps": 5}})
+    return folder
+
+
+def test_trajectories_lead_from_the_noise_to_the_image(tiny_shapes):
+    noise = source_noise([1, 2], (4, 16, 16))
+    latents, timesteps = trace(tiny_shapes, noise, ["a red star", "two circles"], [1, 2], 5)
+    assert latents.shape == (2, len(timesteps), 4, 16, 16)
+    assert torch.equal(latents[:, 0], noise.half())
+    assert list(timesteps) == sorted(timesteps, reverse=True)
+    assert timesteps[-1] == 1
+
+
+def test_every_noise_of_a_folder_is_traced_once_and_cached(tiny_shapes, collected, tmp_path):
+    data = read_trajectories(collected, tiny_shapes, "score", tmp_path)
+    assert len(data) == 2 * (8 + 16)
+    assert ((data.labels >= 0) & (data.labels <= 1)).all()
+    again = read_trajectories(collected, tiny_shapes, "score", tmp_path)
+    assert torch.equal(data.latents, again.latents)
+    trained, held_out = split_held_out(data)
+    assert len(trained) + len(held_out) == len(data)
+    assert not set(trained.prompts) & set(held_out.prompts)
+    with pytest.raises(InvalidInput, match="'HPSv2'"):
+        read_trajectories(collected, tiny_shapes, "HPSv2", tmp_path / "other")
+
+
+def made_up(num: int, seed: int) -> Trajectories:
+    """Latents whose mean says whether the image is right."""
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, num)).float()
+    latents = torch.randn(num, 2, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+    latents += 3 * (labels - 0.5).view(-1, 1, 1, 1, 1)
+    return Trajectories(latents.half(), (501, 1), ("a red star",) * num, labels)
+
+
+def test_a_verifier_learns_and_a_killed_training_continues_alike(tiny_shapes, tmp_path):
+    options = VerifierOptions(
+        pairs=tmp_path, num_scenes=0, num_steps=24, batch_size=16, checkpoint_every=12, learning_rate=3e-3, device="cpu"
+    )
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = VerifierTrainer(tiny_shapes, made_up(64, 0), None, options)
+    *_, last = run(whole, made_up(64, 1), tmp_path / "whole")
+    assert last["auc_501"] > 0.8
+    assert last["auc_1"] > 0.8
+
+    killed = VerifierTrainer(tiny_shapes, made_up(64, 0), None, options)
+    next(run(killed, made_up(64, 1), tmp_path / "killed"))
+    continued = VerifierTrainer(tiny_shapes, made_up(64, 0), None, options)
+    resume(continued, tmp_path / "killed")
+    assert continued.step == 12
+    assert [*run(continued, made_up(64, 1), tmp_path / "killed")][-1] == last
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert steps == [12, 24]
+
+    other = replace(options, learning_rate=1e-3)
+    with pytest.raises(InvalidInput, match="learning_rate"):
+        resume(VerifierTrainer(tiny_shapes, made_up(64, 0), None, other), tmp_path / "killed")
+
+
+def test_area_under_the_curve_counts_pairs():
+    labels = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert area_under_curve(torch.tensor([0.1, 0.4, 0.35, 0.8]), labels) == 0.75
+    assert area_under_curve(torch.zeros(4), labels) == 0.5
+    assert np.isnan(area_under_curve(torch.zeros(4), torch.ones(4)))
