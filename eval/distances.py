@@ -1,4 +1,4 @@
-"""How far things are from each other: pictures of several seeds, pictures from real ones, noises from their source."""
+"""Distances: between images of several seeds, between generated and real images, between noises and their source."""
 
 import numpy as np
 import pandas as pd
@@ -8,45 +8,46 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from golden.statistics import Interval
-from golden.npnet import NPNetConfig, SingularBranch, decompose
+from eval.summary import CLUSTER, clusters_of, drop_ends
+from golden.npnet import decompose, to_matrix
 from golden.shapes import parse_caption, render, sample_scene
+from golden.statistics import Interval
 
-NUM_REAL = 4  # rendered scenes for each prompt
+NUM_REAL = 4  # rendered scenes per prompt
 
 
 def diversity(extras: pd.DataFrame, variant: str) -> pd.Series:
-    """By prompt, the mean distance (1 - cosine of features) between the pictures of its seeds; 0 for alike ones."""
+    """By prompt, the mean distance (1 - cosine of features) between the images of its seeds; 0 if they are equal."""
     own = extras[extras["variant"] == variant]
 
     def spread(features: pd.Series) -> float:
         table = np.stack(features.to_list()).astype(float)
         size = len(table)
-        total = np.square(table.sum(0)).sum()  # of all cosines, those of a unit vector with itself included
+        total = np.square(table.sum(0)).sum()  # of all cosines, including each vector's with itself
         return float(1 - (total - size) / (size * (size - 1)))
 
     return own.groupby("prompt_index")["features"].agg(spread)
 
 
-# --- pictures against real ones ---------------------------------------------------------------------------------------
+# --- generated and real images ----------------------------------------------------------------------------------------
 
 
 def render_real(prompts: list[str], num: int = NUM_REAL) -> list[Image.Image]:
-    """Real pictures of the shapes world: rendered scenes for which the prompts are true, the same in every call."""
+    """Real images of the shapes world: rendered scenes that match the prompts, the same in every call."""
     rng = np.random.default_rng(553)
     return [render(sample_scene(parse_caption(prompt), rng)) for prompt in prompts for _ in range(num)]
 
 
 def frechet_distance(ours: NDArray, theirs: NDArray) -> float:
-    """Frechet distance between Gaussians fitted to two sets of features (N, D) and (M, D); 0 for alike ones.
+    """Frechet distance between Gaussians fitted to two sets of features (N, D) and (M, D); 0 if they are equal.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), where the trace of the root is the sum of the singular values of
-    C1^(1/2) C2^(1/2). It falls with the number of pictures: compare it between sets of one size.
+    C1^(1/2) C2^(1/2). It falls with the number of images: compare sets of equal size only.
     Source: Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule", section 3.
-    Differs from the paper: features are of a CLIP model, and not of Inception.
+    Differs from the paper: the features are CLIP's, not Inception's.
     """
     means = [features.mean(0) for features in (ours, theirs)]
-    # R with R'R = C, from the centred features themselves: no root of a matrix that may be singular.
+    # R with R'R = C, from the centred features themselves: avoids the root of a matrix that may be singular.
     first, second = (
         scipy.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")[0][: features.shape[1]]
         for features, mean in zip((ours, theirs), means, strict=True)
@@ -58,22 +59,23 @@ def frechet_distance(ours: NDArray, theirs: NDArray) -> float:
 def frechet_by_variant(
     extras: pd.DataFrame, variants: list[str], real: NDArray, num_resamples: int = 200
 ) -> dict[str, Interval]:
-    """By variant, its distance to real pictures, with an interval by bootstrap over prompts (same ones for all)."""
+    """By variant, its distance to real images, with an interval by bootstrap over prompts (same draws for all)."""
     rng = np.random.default_rng(0)
+    extras = extras.assign(**{CLUSTER: clusters_of(extras)})
     tables = {}
     for name in variants:
         own = extras[extras["variant"] == name].sort_values(["prompt_index", "seed"])
-        tables[name] = (np.stack(own["features"].to_list()).astype(float), own["prompt_index"].to_numpy())
-    prompts = np.unique(next(iter(tables.values()))[1])
-    draws = [rng.choice(prompts, len(prompts)) for _ in range(num_resamples)]
+        tables[name] = (np.stack(own["features"].to_list()).astype(float), own[CLUSTER].to_numpy())
+    clusters = np.unique(next(iter(tables.values()))[1])
+    draws = [rng.choice(clusters, len(clusters)) for _ in range(num_resamples)]
     found = {}
     for name, (features, index) in tables.items():
-        places = {prompt: np.flatnonzero(index == prompt) for prompt in prompts}
+        places = {cluster: np.flatnonzero(index == cluster) for cluster in clusters}
         value = frechet_distance(features, real)
-        again = [frechet_distance(features[np.concatenate([places[p] for p in draw])], real) for draw in draws]
-        # A resample repeats pictures, which moves its distance up: the spread is kept, and centred on the value.
+        again = [frechet_distance(features[np.concatenate([places[c] for c in draw])], real) for draw in draws]
+        # Repeated images in a resample raise its distance: keep the spread, centred on the value.
         low, high = np.quantile(again, [0.025, 0.975]) - np.mean(again)
-        found[name] = Interval(value, value + float(low), value + float(high))
+        found[name] = drop_ends(Interval(value, value + float(low), value + float(high)), clusters)
     return found
 
 
@@ -83,14 +85,11 @@ def frechet_by_variant(
 def singular_similarity(source: Tensor, noise: Tensor) -> tuple[NDArray, NDArray]:
     """(K,) and (K,): |cosine| between left, and right, singular vectors of two noises (B, C, h, w), rank by rank.
 
-    The mean over the batch; the largest singular value comes first. 1 is the same direction.
+    Means over the batch, largest singular value first; 1 is the same direction.
     Source: Fig. 8 of the paper; the matrix is the one that NPNet decomposes.
     """
-    _, channels, height, width = source.shape
-    config = NPNetConfig(channels=channels, height=height, width=width, svd_hidden=1, svd_output_hidden=1)
-    branch = SingularBranch(config)
     with torch.inference_mode():
-        (u, _, vh), (other_u, _, other_vh) = (decompose(branch.to_matrix(part.double())) for part in (source, noise))
+        (u, _, vh), (other_u, _, other_vh) = (decompose(to_matrix(part.double())) for part in (source, noise))
     left = (u * other_u).sum(1).abs().mean(0)
     right = (vh * other_vh).sum(2).abs().mean(0)
     return left.numpy(), right.numpy()

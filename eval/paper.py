@@ -1,9 +1,9 @@
-"""The paper's own figures, to stand beside ours. Source: arXiv 2411.09502, Tables 2 and 13 and section 5."""
+"""The paper's own figures, for comparison. Source: arXiv 2411.09502, Tables 2 and 13 and section 5."""
 
 METRICS = ("PickScore", "HPSv2", "AES", "ImageReward", "CLIPScore", "MPS")
 
 # (model, prompt set) -> metric -> (standard, NPNet). ImageReward and CLIPScore are times 100; MPS is the probability in
-# percent that the golden picture is preferred, 50 for the standard one.
+# percent that the golden image is preferred, 50 for the standard one.
 PAPER: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
     ("sdxl", "pick-a-pic"): {
         "PickScore": (21.69, 21.86),

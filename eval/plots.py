@@ -1,11 +1,12 @@
-"""The figures of a report. Each is drawn once, and written as PNG, as SVG, and as SVG that takes the page's colours."""
+"""The figures of a report. Each is drawn once, and written as PNG, as SVG, and as SVG in the colours of the page."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 from cycler import cycler
@@ -14,14 +15,15 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from golden.statistics import Interval
 from eval.summary import ALL, RIGHT, Effect
-from eval.tables import UNITS, name_metric
+from eval.tables import find_units, name_metric
 from golden.files import atomic_path
+from golden.statistics import Interval
 
 INK = "#24292f"  # becomes the colour of the page's text
 STYLE: Any = {
@@ -46,7 +48,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.constrained_layout.use": True,
-    # Told apart without colour vision, and on white as on black.
+    # Distinguishable without colour vision, on white and on black.
     "axes.prop_cycle": cycler(color=["#2f7fd0", "#1f9d76", "#c2568f", "#d1603d", "#6f6fd1", "#3aa3b8", "#8a8a5c"]),
 }
 COLOURS = {"standard": "#7d8590", "npnet": "#c98a00"}
@@ -54,12 +56,18 @@ COLOURS = {"standard": "#7d8590", "npnet": "#c98a00"}
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, its title, the name of its files and what it says in words."""
+    """A figure, its title, the name of its files and a sentence on what it shows."""
 
+    kind: ClassVar[str] = "plot"
     title: str
     name: str
     figure: Figure
     note: str = ""
+
+    @property
+    def svg(self) -> Markup:
+        """The figure as an element of a page; matplotlib escapes its texts."""
+        return Markup(inline_svg(self))
 
 
 def save_plot(plot: Plot, folder: Path) -> None:
@@ -71,13 +79,13 @@ def save_plot(plot: Plot, folder: Path) -> None:
 
 
 def inline_svg(plot: Plot) -> str:
-    """The figure as an <svg> element for a page, see-through, its text in the page's colour."""
+    """The figure as an <svg> element for a page, transparent, its text in the page's colour."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         plot.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    # Several figures on one page must not share the names of their parts.
+    # Figures on one page must not share the names of their parts.
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
     return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
 
@@ -85,7 +93,7 @@ def inline_svg(plot: Plot) -> str:
 def _axes(rows: int = 1, columns: int = 1, width: float = 7.2, height: float = 3.2) -> tuple[Figure, NDArray]:
     with matplotlib.rc_context(STYLE):
         figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    pyplot.close(figure)  # pyplot need not remember it
+    pyplot.close(figure)  # or pyplot would keep it in memory
     return figure, axes
 
 
@@ -94,7 +102,7 @@ def _colour(name: str, index: int) -> str:
 
 
 def _drawn(function: Any) -> Any:
-    """A function that draws, under STYLE."""
+    """Let a function draw under STYLE."""
 
     def draw(*arguments: Any, **options: Any) -> Plot:
         with matplotlib.rc_context(STYLE):
@@ -107,8 +115,8 @@ def _drawn(function: Any) -> Any:
 
 
 @_drawn
-def winning_rates(effects: Sequence[Effect]) -> Plot:
-    """By judge and variant, the winning rate over the baseline with its interval."""
+def win_rates(effects: Sequence[Effect]) -> Plot:
+    """By judge and variant, the win rate over the baseline with its interval."""
     judged = [effect for effect in effects if effect.metric != RIGHT]
     metrics = list(dict.fromkeys(effect.metric for effect in judged))
     names = list(dict.fromkeys(effect.variant for effect in judged))
@@ -126,13 +134,13 @@ def winning_rates(effects: Sequence[Effect]) -> Plot:
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("pairs won (%)")
     _legend(figure, len(names))
-    note = "The share of pairs (same prompt, same seed) that a judge scores strictly higher. Beyond 50 the arm wins."
-    return Plot("Winning rates", "winning_rates", figure, note)
+    note = "The share of pairs (same prompt and seed) in which a judge scores the arm strictly higher."
+    return Plot("Win rates", "win_rates", figure, note)
 
 
 @_drawn
 def right_differences(effects: Sequence[Effect]) -> Plot:
-    """By category and variant, the difference in right pictures with its interval."""
+    """By category and variant, the difference in right images with its interval."""
     categories = list(dict.fromkeys(effect.category for effect in effects))
     names = list(dict.fromkeys(effect.variant for effect in effects))
     figure, axes = _axes(height=1.2 + 0.2 * len(categories) * max(2, len(names)))
@@ -146,12 +154,12 @@ def right_differences(effects: Sequence[Effect]) -> Plot:
     axis.set_yticks(range(len(categories)), ["all prompts" if name == ALL else name for name in categories])
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel("right pictures, points more than the baseline")
+    axis.set_xlabel("right images, percentage points above the baseline")
     _legend(figure, len(names))
     note = (
-        "Differences to the baseline with 95 % intervals (bootstrap over prompts); an interval over 0 settles nothing."
+        "Differences to the baseline with 95 % intervals (bootstrap over prompts); one that includes 0 settles nothing."
     )
-    return Plot("Right pictures, by kind of prompt", "right_differences", figure, note)
+    return Plot("Right images by category of prompt", "right_differences", figure, note)
 
 
 def _dots(axis: Any, intervals: Sequence[Interval], y: NDArray, scale: float, label: str, colour: str) -> None:
@@ -167,7 +175,7 @@ def _legend(figure: Figure, num: int) -> None:
 
 @_drawn
 def difference_distributions(pairs: pd.DataFrame, metrics: Sequence[str], variant: str, baseline: str) -> Plot:
-    """Histograms of paired differences, one a judge."""
+    """Histograms of paired differences, one per judge."""
     judges = [name for name in metrics if name != RIGHT]
     columns = min(3, len(judges))
     rows = -(-len(judges) // columns)
@@ -183,8 +191,8 @@ def difference_distributions(pairs: pd.DataFrame, metrics: Sequence[str], varian
         axis.spines["left"].set_visible(False)
     for axis in axes.flat[len(judges) :]:
         axis.set_visible(False)
-    note = f"{variant} less {baseline}, one value a pair, ends gathered at the 99th percentile; the line is the mean."
-    return Plot("How differences are spread", "differences", figure, note)
+    note = f"{variant} minus {baseline}, one value per pair, clipped at the 99th percentile; the line is the mean."
+    return Plot("Distribution of differences", "differences", figure, note)
 
 
 @_drawn
@@ -194,7 +202,7 @@ def curves(means: Mapping[str, Mapping[str, Sequence[tuple[float, Interval]]]], 
     rows = -(-len(means) // columns)
     figure, axes = _axes(rows, columns, height=0.7 + 2.1 * rows, width=7.2 if columns > 1 else 5)
     for axis, (metric, arms) in zip(axes.flat, means.items(), strict=False):
-        factor, _ = UNITS.get(metric, (1, 4))
+        factor, _ = find_units(metric)
         for index, (arm, points) in enumerate(arms.items()):
             x = [value for value, _ in points]
             mean, low, high = (
@@ -212,8 +220,8 @@ def curves(means: Mapping[str, Mapping[str, Sequence[tuple[float, Interval]]]], 
 
 @_drawn
 def quality_against_time(points: Mapping[str, tuple[float, Interval]], metric: str) -> Plot:
-    """A dot per variant: seconds a picture across, the metric up. Arms of one name share a colour."""
-    factor, _ = UNITS.get(metric, (1, 4))
+    """A dot per variant: seconds per image on the x axis, the metric on the y axis. Equal arms share a colour."""
+    factor, _ = find_units(metric)
     figure, axes = _axes(height=3.6)
     axis = axes[0, 0]
     arms = list(dict.fromkeys(name.split(" ", 1)[0] for name in points))
@@ -223,40 +231,41 @@ def quality_against_time(points: Mapping[str, tuple[float, Interval]], metric: s
         colour = _colour(arm, arms.index(arm))
         error = [[factor * (mean.value - mean.low)], [factor * (mean.high - mean.value)]]
         axis.errorbar(seconds, factor * mean.value, yerr=error, fmt="o", color=colour, alpha=0.9, linewidth=1)
-        if (label or arm) not in named:  # once, where several arms have it
+        if (label or arm) not in named:  # once, if several arms have it
             axis.annotate(label or arm, (seconds, factor * mean.value), (5, 4), textcoords="offset points", fontsize=8)
         named.add(label or arm)
     for index, arm in enumerate(arms):
         axis.plot([], [], "o", color=_colour(arm, index), label=arm)
-    axis.set_xlabel("seconds a picture")
+    axis.set_xlabel("seconds per image")
     axis.set_ylabel(name_metric(metric))
     _legend(figure, len(arms))
-    note = "Seconds of this run on this machine, with NPNet's own and decoding; the bars are 95 % intervals."
+    note = "Seconds of this run on this machine, including NPNet and decoding; the bars are 95 % intervals."
     return Plot("Quality against time", "quality_against_time", figure, note)
 
 
 @_drawn
 def best_of_n(curves_by_judge: Mapping[str, NDArray], golden: Interval, metric: str, variant: str) -> Plot:
-    """Mean of a metric over the number of standard seeds that a judge chooses among, and the golden pictures' mean."""
-    factor, _ = UNITS.get(metric, (1, 4))
+    """Mean of a metric over the number of standard seeds that a judge chooses among, and the golden images' mean."""
+    factor, _ = find_units(metric)
     figure, axes = _axes(height=3.4)
     axis = axes[0, 0]
     for index, (judge, curve) in enumerate(curves_by_judge.items(), start=1):
         label = "the exact check" if judge == RIGHT else judge
         axis.plot(range(1, len(curve) + 1), factor * curve, "o-", markersize=3.5, color=_colour("", index), label=label)
     axis.axhline(factor * golden.value, color=_colour(variant, 0), linewidth=2, label=f"{variant}, one seed")
-    axis.axhspan(factor * golden.low, factor * golden.high, color=_colour(variant, 0), alpha=0.15, linewidth=0)
+    if not math.isnan(golden.low):
+        axis.axhspan(factor * golden.low, factor * golden.high, color=_colour(variant, 0), alpha=0.15, linewidth=0)
     axis.set_xlabel("standard seeds to choose from")
     axis.set_ylabel(name_metric(metric))
     axis.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, 4)
-    note = "The expected picture when a judge takes the best of N standard ones, against one golden picture."
+    note = "The expected score when a judge picks the best of N standard images, against one golden image."
     return Plot(f"Best of N standard seeds, in {name_metric(metric)}", f"best_of_n_{metric.lower()}", figure, note)
 
 
 @_drawn
 def similarity(lines: Mapping[str, tuple[NDArray, NDArray]]) -> Plot:
-    """By arm, how far each singular vector keeps its direction: left and right, largest singular value first."""
+    """By arm, how well each singular vector keeps its direction: left and right, largest singular value first."""
     figure, axes = _axes(1, 2, height=3)
     for axis, title, side in zip(axes[0], ("left singular vectors", "right singular vectors"), (0, 1), strict=True):
         for index, (arm, both) in enumerate(lines.items()):
@@ -265,5 +274,5 @@ def similarity(lines: Mapping[str, tuple[NDArray, NDArray]]) -> Plot:
         axis.set_title(title)
         axis.set_xlabel("rank of the singular value")
     _legend(figure, 4)
-    note = "|cosine| between the singular vectors of the source noise and of the arm's, rank by rank; 1 is unchanged."
-    return Plot("What stays of the singular vectors", "singular_vectors", figure, note)
+    note = "|cosine| between the singular vectors of the source noise and the arm's, rank by rank; 1 is unchanged."
+    return Plot("Similarity of singular vectors", "singular_vectors", figure, note)

@@ -1,6 +1,6 @@
-"""Prompts to measure on: the shapes world's own 553, the paper's sets from a user's files, and any other file.
+"""Prompts to measure on: the embedded sets of the shapes world, the paper's sets from a user's files, any other file.
 
-Nothing is dropped in silence: every row that is left out is listed with its number and the reason.
+Nothing is dropped silently: every row that is left out is listed with its number and the reason.
 """
 
 import csv
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from golden.compare import MAX_PROMPT_CHARS
+from golden.checkers import find_checker
 from golden.errors import GoldenError, InvalidInput
+from golden.files import ASSETS
 from golden.models import ModelSpec
-from golden.shapes import load_test_prompts, parse_caption
+from golden.request import MAX_PROMPT_CHARS
+from golden.shapes import load_test_prompts
 
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 CATEGORY_COLUMNS = ("category", "categories", "tag", "challenge")
@@ -34,7 +36,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that is left out: its number in the file (the first is 0), why, and its beginning."""
+    """A row that is left out: its number in the file (from 0), the reason, and its beginning."""
 
     row: int
     reason: str
@@ -57,7 +59,7 @@ class PromptSet:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Categories in the order in which they first appear."""
+        """Categories in order of first appearance."""
         return tuple(dict.fromkeys(prompt.category for prompt in self.prompts))
 
     def limit(self, num_prompts: int | None) -> "PromptSet":
@@ -72,7 +74,7 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the paper uses a public prompt set: its first `num_rows` rows, and where the set can be had."""
+    """How the paper uses a public prompt set: its first `num_rows` rows, and where to get it."""
 
     num_rows: int
     num_prompts: int
@@ -90,18 +92,33 @@ PROTOCOLS: dict[str, Protocol] = {
 COMPBENCH = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 """The categories of T2I-CompBench, 300 validation prompts each. Source: arXiv 2307.06350, section 3."""
 SHAPES = "shapes-553"
-NAMES = (SHAPES, *PROTOCOLS, "own")
+EMBEDDED = {
+    SHAPES: ASSETS / "shapes" / "prompts_553.jsonl",
+    "shapes-hard-400": ASSETS / "shapes" / "prompts_hard_400.jsonl",
+}
+"""The shapes world's own sets: GenEval's categories and proportions, and captions of several groups and relations."""
+
+
+def list_names() -> tuple[str, ...]:
+    """The names of prompt sets: those embedded here, those of the paper, and "own" for any file."""
+    return (*(name for name, path in EMBEDDED.items() if path.is_file()), *PROTOCOLS, "own")
 
 
 def load_prompt_set(name: str, path: Path | None, spec: ModelSpec) -> PromptSet:
-    """A prompt set by name: "shapes-553" is embedded, the others are read from the file `path`.
+    """A prompt set by name: those of EMBEDDED come with golden, the others are read from the file `path`.
 
     Raises: InvalidInput for an unknown name, a missing or broken file, or one without a usable prompt.
     """
-    if name not in NAMES:
-        raise InvalidInput(f"Unknown prompt set {name!r}: choose one of {', '.join(NAMES)}.")
-    if name == SHAPES:
-        return PromptSet(name, tuple(Prompt(row["prompt"], row["category"]) for row in load_test_prompts()))
+    if name not in list_names():
+        raise InvalidInput(f"Unknown prompt set {name!r}: choose one of {', '.join(list_names())}.")
+    if name in EMBEDDED:
+        if path is not None:
+            raise InvalidInput(
+                f"The prompt set {name!r} is embedded: leave out --prompts, or --prompt-set for your own."
+            )
+        return PromptSet(
+            name, tuple(Prompt(row["prompt"], row["category"]) for row in load_test_prompts(EMBEDDED[name]))
+        )
     if path is None:
         source = f" from {PROTOCOLS[name].source}" if name in PROTOCOLS else ""
         raise InvalidInput(f"The prompt set {name!r} is not embedded: give its file{source} with --prompts.")
@@ -115,7 +132,7 @@ def load_prompt_set(name: str, path: Path | None, spec: ModelSpec) -> PromptSet:
 
 
 def choose(rows: Sequence[Prompt], spec: ModelSpec) -> tuple[tuple[Prompt, ...], tuple[Dropped, ...]]:
-    """The rows that can be used, white space tidied, and those that cannot: empty, repeated, over-long or unknown."""
+    """The usable rows with white space normalised, and the others: empty, repeated, too long or beyond the checker."""
     kept: dict[str, Prompt] = {}
     dropped: list[Dropped] = []
     for index, row in enumerate(rows):
@@ -133,11 +150,11 @@ def _fault(text: str, spec: ModelSpec) -> str:
         return "empty"
     if len(text) > MAX_PROMPT_CHARS:
         return f"over {MAX_PROMPT_CHARS} characters"
-    if spec.is_shapes:
+    if checker := find_checker(spec.checker):
         try:
-            parse_caption(text)
+            checker.validate_prompt(text)
         except GoldenError:
-            return "outside the shapes world"
+            return f"outside the {checker.name} world"
     return ""
 
 
@@ -156,9 +173,9 @@ def describe_dropped(dropped: Iterable[Dropped]) -> str:
 
 
 def read_rows(path: Path) -> list[Prompt]:
-    """All rows of a .csv, .jsonl or .txt file, empty ones included, so that row numbers agree with the file's.
+    """All rows of a .csv, .jsonl or .txt file, including empty ones, so that row numbers match the file's.
 
-    Raises: InvalidInput in one sentence if it is missing, not text, of another kind, or without a column of prompts.
+    Raises: InvalidInput in one sentence if it is missing, not text, of another kind, or has no column of prompts.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".txt": _read_txt}
     if path.suffix.lower() not in readers:
@@ -177,7 +194,7 @@ def read_rows(path: Path) -> list[Prompt]:
 
 
 def read_compbench(folder: Path) -> list[Prompt]:
-    """The validation prompts of T2I-CompBench's folder, a file for each category. Raises: as `read_rows`."""
+    """The validation prompts in a folder of T2I-CompBench, one file per category. Raises: as `read_rows`."""
     files = {category: folder / f"{category}_val.txt" for category in COMPBENCH}
     return [replace(row, category=category) for category, path in files.items() for row in read_rows(path)]
 
@@ -220,7 +237,7 @@ def _read_csv(name: str, text: str) -> list[Prompt]:
 
 
 def _read_numbered_lines(name: str, text: str) -> list[Prompt]:
-    """Rows `number,prompt` whose prompts have commas and no quotes around them, as the HPD v2 file has it."""
+    """Rows `number,prompt` whose prompts have commas but no quotes around them, as in the HPD v2 file."""
     rows = []
     for line in text.splitlines()[1:]:
         match = re.fullmatch(r"\s*\d+,(.*)", line)

@@ -1,40 +1,36 @@
-"""Draw the README's comparison: test prompts, drawn at random, whose standard and golden pictures get other verdicts.
+"""Make the README's comparison: random test prompts whose standard and golden images get different verdicts.
 
-python eval/readme_pictures.py
+python eval/readme_images.py
 """
-
-import sys
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 
-# Not before this folder: its statistics.py would hide Python's own.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 
-from golden.compare import CompareRequest, Comparison, load_model, run_comparison
+from golden.compare import CompareRequest, Comparison, run_comparison
 from golden.errors import run_command
 from golden.files import ASSETS, atomic_path
+from golden.model import load_model
 from golden.shapes import load_test_prompts
 
-NUM_WON, NUM_LOST = 4, 3  # as the main benchmark on the shapes world counts them, 203 to 142
+NUM_WON, NUM_LOST = 4, 3  # the ratio of the main benchmark in the shapes world, 203 to 142
 TITLES = {"standard": "standard", "npnet": "golden"}
 
 
-def draw_differences(num_won: int, num_lost: int) -> list[Comparison]:
-    """Test prompts and the benchmark's seeds at random, until golden has won and lost so many in the checker's eyes."""
-    model = load_model("shapes")
+def find_differences(num_won: int, num_lost: int) -> list[Comparison]:
+    """Random test prompts and seeds of the benchmark, until golden has won and lost so many by the checker."""
+    model = load_model("shapes", device="cpu")
     prompts = [row["prompt"] for row in load_test_prompts()]
     rng = np.random.default_rng(0)
     found: list[Comparison] = []
     left = {True: num_won, False: num_lost}
     while any(left.values()):
-        comparison = run_comparison(CompareRequest(str(rng.choice(prompts)), seed=int(rng.integers(4))), model)
+        request = CompareRequest(prompt=str(rng.choice(prompts)), seed=int(rng.integers(4)))
+        comparison = run_comparison(request, model)
         won = comparison.verdicts["npnet"].correct
         if won != comparison.verdicts["standard"].correct and left[won]:
             left[won] -= 1
@@ -42,22 +38,26 @@ def draw_differences(num_won: int, num_lost: int) -> list[Comparison]:
     return found
 
 
+def draw_image(axis: Axes, comparison: Comparison, arm: str) -> None:
+    """An image of a comparison with its verdict below it."""
+    right = comparison.verdicts[arm].correct
+    axis.imshow(comparison.images[arm])
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_xlabel("right" if right else "wrong", color="#1b7f3b" if right else "#b3261e", fontsize=9)
+
+
 def main() -> None:
-    found = draw_differences(NUM_WON, NUM_LOST)
+    found = find_differences(NUM_WON, NUM_LOST)
     figure, axes = pyplot.subplots(2, len(found), figsize=(1.6 * len(found), 4.2), squeeze=False)
     for column, comparison in enumerate(found):
-        for row, (arm, title) in enumerate(TITLES.items()):
-            axis = axes[row, column]
-            axis.imshow(comparison.images[arm])
-            axis.set_xticks([])
-            axis.set_yticks([])
-            right = comparison.verdicts[arm].correct
-            axis.set_xlabel("right" if right else "wrong", color="#1b7f3b" if right else "#b3261e", fontsize=9)
-            if column == 0:
-                axis.set_ylabel(title, fontsize=10)
+        for row, arm in enumerate(TITLES):
+            draw_image(axes[row, column], comparison, arm)
         words = comparison.request.prompt.replace("background", "backgr.").split()
         lines = [" ".join(words[i : i + 4]) for i in range(0, len(words), 4)]
         axes[0, column].set_title("\n".join(lines), fontsize=7)
+    for row, title in enumerate(TITLES.values()):
+        axes[row, 0].set_ylabel(title, fontsize=10)
     figure.tight_layout()
     with atomic_path(ASSETS / "pictures" / "comparison.png") as temporary:
         figure.savefig(temporary, dpi=110)

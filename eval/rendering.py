@@ -1,4 +1,4 @@
-"""From prompts and seeds to rows: every variant of a batch starts from the same source noises and is measured alike."""
+"""From prompts and seeds to rows: every variant of a batch starts from the same source noise and is measured alike."""
 
 import io
 import time
@@ -15,28 +15,34 @@ from PIL import Image
 from torch import Tensor
 
 from eval.prompt_sets import Prompt
-from golden.arms import Conditions, find_arm, mix
-from golden.compare import CompareRequest, Model, validate
-from golden.errors import GoldenError
+from golden.arms import Conditions, make_noises
 from golden.judges import JudgeSet
 from golden.judges.base import ClipJudge
-from golden.models import ModelSpec
+from golden.model import Model
+from golden.models import ModelSpec, Sampling
 from golden.noise import noise_health, source_noise
 from golden.npnet import NPNet
-from golden.pipelines import Embeddings, add_control, decode, denoise, encode_prompts, latent_shape
+from golden.pipelines import (
+    Embeddings,
+    add_control,
+    encode_prompts,
+    latent_shape,
+    repeat_embeddings,
+    sample_images,
+)
+from golden.request import CompareRequest, validate
 from golden.samplers import make_sampler
-from golden.shapes import check_image
 
-THUMBNAIL = 128
-_SEEN_AT_ONCE = 64
+THUMBNAIL_SIZE = 128  # pixels
+_ENCODED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One column of a table: an arm and the settings under which it is rendered.
+    """One column of a table: an arm and the settings under which its images are made.
 
-    `baseline` names the variant that it is compared with; `npnet` a network of the run other than the model's own;
-    `unet` is another UNet for the model (see `ModelSpec`).
+    `baseline` names the variant that it is compared with. `npnet` names a network of the run that replaces the model's
+    own, and `unet` another UNet for the model (see golden.models.Parts).
     """
 
     name: str
@@ -50,21 +56,29 @@ class Variant:
     unet: str | None = None
 
     @property
-    def sampling(self) -> "Sampling":
-        """What rows must share to be denoised in one batch."""
-        return Sampling(self.sampler, self.num_inference_steps, self.guidance_scale, self.unet)
+    def sampling(self) -> Sampling:
+        return Sampling(self.sampler, self.num_inference_steps, self.guidance_scale)
+
+    @property
+    def group(self) -> "DenoisingGroup":
+        """What variants must share to be denoised in one batch."""
+        return DenoisingGroup(self.sampling, self.unet)
+
+    @property
+    def noise_name(self) -> str:
+        """What noise this is, whatever its strength: the arm, and the network if it is not the model's own."""
+        return "/".join(filter(None, (self.arm, self.npnet)))
 
 
-class Sampling(NamedTuple):
-    """How noise becomes a picture."""
+class DenoisingGroup(NamedTuple):
+    """How noise becomes images, and by which UNet (None for the model's own)."""
 
-    sampler: str
-    num_inference_steps: int
-    guidance_scale: float
+    sampling: Sampling
     unet: str | None
 
     def __str__(self) -> str:
-        parts = (self.sampler, self.num_inference_steps, f"{self.guidance_scale:g}", self.unet)
+        sampling = self.sampling
+        parts = (sampling.sampler, sampling.num_inference_steps, f"{sampling.guidance_scale:g}", self.unet)
         return " ".join(str(part) for part in parts if part)
 
 
@@ -72,13 +86,12 @@ def check_variant(variant: Variant, spec: ModelSpec, prompt: str) -> Variant:
     """The variant with exact types, by the validator that the app uses. Raises: InvalidInput in one sentence."""
     request = validate(
         CompareRequest(
-            prompt,
-            0,
-            variant.num_inference_steps,
-            variant.guidance_scale,
-            variant.sampler,
-            variant.strength,
-            (variant.arm,),
+            prompt=prompt,
+            num_inference_steps=variant.num_inference_steps,
+            guidance_scale=variant.guidance_scale,
+            sampler=variant.sampler,
+            strength=variant.strength,
+            arms=(variant.arm,),
         ),
         spec,
     )
@@ -99,133 +112,124 @@ class Unit:
     seed: int
 
 
+@dataclass(frozen=True)
+class Start:
+    """What all variants of a batch start from: a row of embeddings and of source noise (B, C, h, w) for each unit."""
+
+    units: Sequence[Unit]
+    embeddings: Embeddings
+    source: Tensor
+
+    @property
+    def seeds(self) -> list[int]:
+        return [unit.seed for unit in self.units]
+
+
 def plan_batches(
     prompts: Sequence[Prompt], seeds: Sequence[int], variants: Sequence[Variant], batch_size: int
 ) -> list[list[Unit]]:
-    """The units of each batch, so that a denoise call has about `batch_size` rows.
+    """The units of each batch, so that a call of the denoiser has about `batch_size` rows.
 
-    Seed by seed, not prompt by prompt: neighbours in a batch have different prompts, which the control that swaps
-    prompts relies on, and a run that is stopped early has seen every prompt.
+    Seed by seed, not prompt by prompt: neighbours in a batch then have different prompts, which the arm with mismatched
+    prompts relies on, and a run that is stopped early has covered every prompt.
     """
     units = [Unit(index, prompt, seed) for seed in seeds for index, prompt in enumerate(prompts)]
-    rows_per_unit = max(len(group) for group in group_by_sampling(variants).values())
+    rows_per_unit = max(len(group) for group in group_variants(variants).values())
     size = max(1, batch_size // rows_per_unit)
     return [units[start : start + size] for start in range(0, len(units), size)]
 
 
-def group_by_sampling(variants: Sequence[Variant]) -> dict[Sampling, list[Variant]]:
+def group_variants(variants: Sequence[Variant]) -> dict[DenoisingGroup, list[Variant]]:
     """Variants that can be denoised together, in order of first appearance."""
-    groups: dict[Sampling, list[Variant]] = {}
+    groups: dict[DenoisingGroup, list[Variant]] = {}
     for variant in variants:
-        groups.setdefault(variant.sampling, []).append(variant)
+        groups.setdefault(variant.group, []).append(variant)
     return groups
 
 
 @dataclass
 class Timings:
-    """Seconds of one batch: of each arm's noise, of each group's denoising, of decoding and of measuring."""
+    """Seconds of one batch: of each arm's noise, of sampling each group of variants (denoise, decode), of measuring."""
 
     noise: dict[str, float] = field(default_factory=dict)
-    denoise: dict[str, float] = field(default_factory=dict)
-    decode: float = 0.0
-    measure: float = 0.0
+    sampling: dict[str, float] = field(default_factory=dict)
+    measuring: float = 0.0
 
 
+@dataclass
 class Renderer:
-    """A loaded model and what variants and rows may ask for beside it.
+    """A loaded model with everything else that variants and rows need.
 
-    `npnets` and `unets` are those that variants name; `judges` score; `eyes` is a CLIP model whose embeddings of the
-    pictures are kept (`features`), to tell how far pictures are from each other; `bf16` renders in half precision;
-    `control` is the picture that a ControlNet is shown with every prompt.
+    `npnets` and `unets` are those that variants name; `judges` score. The embeddings of an `image_encoder` are kept
+    with each row (`features`), to measure how far images are from each other. `bf16` renders in half precision;
+    `control` is the control image of a ControlNet, used with every prompt.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        npnets: Mapping[str, NPNet] | None = None,
-        judges: JudgeSet | None = None,
-        bf16: bool = False,
-        eyes: ClipJudge | None = None,
-        unets: Mapping[str, Any] | None = None,
-        control: Image.Image | None = None,
-    ) -> None:
-        self.model = model
-        self.npnets = dict(npnets or {})
-        self.unets = dict(unets or {})
-        self.judges = judges
-        self.eyes = eyes
-        self.bf16 = bf16
-        self.control = control
+    model: Model
+    npnets: dict[str, NPNet] = field(default_factory=dict)
+    unets: Mapping[str, Any] = field(default_factory=dict)
+    judges: JudgeSet | None = None
+    image_encoder: ClipJudge | None = None
+    control: Image.Image | None = None
+    bf16: bool = False
 
-    def encode(self, prompts: Sequence[str]) -> Embeddings:
-        """What the pipeline is told to paint, one row per prompt."""
+    def start(self, units: Sequence[Unit]) -> Start:
+        """Encode the prompts and draw the source noise of a batch, once for all variants."""
         pipeline = self.model.pipeline
-        embeddings = encode_prompts(pipeline, prompts)
-        if self.control is None:
-            return embeddings
-        return add_control(pipeline, embeddings, self.control, latent_shape(pipeline))
+        shape = latent_shape(pipeline)
+        embeddings = encode_prompts(pipeline, [unit.prompt.text for unit in units])
+        if self.control is not None:
+            embeddings = add_control(pipeline, embeddings, self.control, shape)
+        return Start(units, embeddings, source_noise([unit.seed for unit in units], shape))
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
-        """Make every sampler and one noise of every arm: what is missing is said before the first picture."""
+        """Make every sampler and one noise of every arm, so that whatever is missing is reported before the run."""
         for variant in variants:
             sampler = make_sampler(variant.sampler, self.model.pipeline.scheduler.config)
             sampler.set_timesteps(variant.num_inference_steps)
         ready = [variant for variant in variants if variant.npnet is None or variant.npnet in self.npnets]
-        self.make_noises(ready, [Unit(0, prompt, 0)], Timings())
+        self.make_noises(ready, self.start([Unit(0, prompt, 0)]), Timings())
 
-    def make_noises(self, variants: Sequence[Variant], units: Sequence[Unit], timings: Timings) -> dict[str, Tensor]:
-        """By variant, its noises (len(units), C, h, w). Variants of one arm and network share the work."""
-        model, seeds = self.model, [unit.seed for unit in units]
-        embeddings = self.encode([unit.prompt.text for unit in units])
-        source = source_noise(seeds, latent_shape(model.pipeline))
-        made: dict[tuple[str, str | None], Tensor] = {}
-        noises = {}
+    def make_noises(self, variants: Sequence[Variant], start: Start, timings: Timings) -> dict[str, Tensor]:
+        """By variant, its noise (B, C, h, w); variants that differ in their sampling alone share the work."""
+        alike: dict[tuple[str | None, float], list[Variant]] = {}
         for variant in variants:
-            key = (variant.arm, variant.npnet)
-            if key not in made:
-                npnet = self.npnets[variant.npnet] if variant.npnet else model.npnet
-                conditions = Conditions(model.spec, model.pipeline, npnet, embeddings, seeds)
-                started = time.perf_counter()
-                made[key] = find_arm(variant.arm)(source, conditions)
-                timings.noise["/".join(filter(None, key))] = time.perf_counter() - started
-            noises[variant.name] = mix(source, made[key], variant.strength)
-        return noises
+            alike.setdefault((variant.npnet, variant.strength), []).append(variant)
+        found: dict[str, Tensor] = {}
+        for (npnet, strength), members in alike.items():
+            network = self.npnets[npnet] if npnet else self.model.npnet
+            conditions = Conditions(self.model, network, start.embeddings, start.seeds)
+            arms = dict.fromkeys(variant.arm for variant in members)
+            noises, seconds = make_noises(arms, start.source, conditions, strength)
+            for variant in members:
+                found[variant.name] = noises[variant.arm]
+                timings.noise[variant.noise_name] = seconds[variant.arm]
+        return {variant.name: found[variant.name] for variant in variants}
 
     def render(
-        self, variants: Sequence[Variant], noises: Mapping[str, Tensor], units: Sequence[Unit], timings: Timings
+        self, variants: Sequence[Variant], noises: Mapping[str, Tensor], start: Start, timings: Timings
     ) -> dict[str, list[Image.Image]]:
-        """By variant, its pictures, one per unit; variants with the same sampling go through the model together."""
-        with torch.autocast(self.model.pipeline._execution_device.type, torch.bfloat16, enabled=self.bf16):
-            return self._render(variants, noises, units, timings)
-
-    def _render(
-        self, variants: Sequence[Variant], noises: Mapping[str, Tensor], units: Sequence[Unit], timings: Timings
-    ) -> dict[str, list[Image.Image]]:
-        pictures = {}
-        prompts, seeds = [unit.prompt.text for unit in units], [unit.seed for unit in units]
-        for sampling, group in group_by_sampling(variants).items():
+        """By variant, its images, one for each unit; variants of one group go through the model together."""
+        images: dict[str, list[Image.Image]] = {}
+        num_units, device = len(start.units), self.model.pipeline._execution_device
+        for group, members in group_variants(variants).items():
             started = time.perf_counter()
-            with self._unet(sampling.unet):
-                latents = denoise(
-                    self.model.pipeline,
-                    torch.cat([noises[variant.name] for variant in group]),
-                    self.encode(prompts * len(group)),
-                    seeds * len(group),
-                    sampler=sampling.sampler,
-                    num_inference_steps=sampling.num_inference_steps,
-                    guidance_scale=sampling.guidance_scale,
+            with self._unet(group.unet), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                made = sample_images(
+                    self.model,
+                    torch.cat([noises[variant.name] for variant in members]),
+                    repeat_embeddings(start.embeddings, len(members)),
+                    start.seeds * len(members),
+                    group.sampling,
                 )
-            timings.denoise[str(sampling)] = time.perf_counter() - started
-            started = time.perf_counter()
-            images = decode(self.model.pipeline, latents)
-            timings.decode += time.perf_counter() - started
-            for index, variant in enumerate(group):
-                pictures[variant.name] = images[index * len(units) : (index + 1) * len(units)]
-        return pictures
+            timings.sampling[str(group)] = time.perf_counter() - started
+            for index, variant in enumerate(members):
+                images[variant.name] = made[index * num_units : (index + 1) * num_units]
+        return images
 
     @contextmanager
     def _unet(self, name: str | None) -> Iterator[None]:
-        """Another UNet in the pipeline, for as long as the block lasts."""
+        """Put another UNet into the pipeline for the duration of the block."""
         own = getattr(self.model.pipeline, "unet", None)
         try:
             if name:
@@ -238,37 +242,32 @@ class Renderer:
     def measure_batch(
         self, variants: Sequence[Variant], units: Sequence[Unit]
     ) -> tuple[pd.DataFrame, dict[str, list[Image.Image]], Timings]:
-        """Rows, pictures and seconds of one batch. The rows depend on the arguments and the weights alone."""
-        timings = Timings()
-        noises = self.make_noises(variants, units, timings)
-        pictures = self.render(variants, noises, units, timings)
+        """Rows, images and seconds of one batch. The rows depend on the arguments and the weights alone."""
+        timings, start = Timings(), self.start(units)
+        noises = self.make_noises(variants, start, timings)
+        images = self.render(variants, noises, start, timings)
         started = time.perf_counter()
-        source = source_noise([unit.seed for unit in units], latent_shape(self.model.pipeline))
         rows = pd.DataFrame(
             row
             for variant in variants
-            for row in self._rows(variant, units, noises[variant.name], source, pictures[variant.name])
+            for row in self._rows(variant, start, noises[variant.name], images[variant.name])
         )
-        images = [image for variant in variants for image in pictures[variant.name]]
+        flat = [image for variant in variants for image in images[variant.name]]
         if self.judges:
-            for name, scores in score_all(self.judges, images, rows["prompt"].tolist()).items():
+            for name, scores in self.judges.score_all(flat, rows["prompt"].tolist()).items():
                 rows[name] = scores
-        if self.eyes:
-            rows["features"] = list(see(self.eyes, images))
-        rows["thumbnail"] = [make_thumbnail(image) for image in images]
-        timings.measure = time.perf_counter() - started
-        return rows, pictures, timings
+        if self.image_encoder:
+            rows["features"] = list(encode_images(self.image_encoder, flat))
+        rows["thumbnail"] = [make_thumbnail(image) for image in flat]
+        timings.measuring = time.perf_counter() - started
+        return rows, images, timings
 
     def _rows(
-        self,
-        variant: Variant,
-        units: Sequence[Unit],
-        noises: Tensor,
-        source: Tensor,
-        images: Sequence[Image.Image],
+        self, variant: Variant, start: Start, noise: Tensor, images: Sequence[Image.Image]
     ) -> Iterator[dict[str, Any]]:
-        distances = noise_health(noises, source)["distance"].tolist()
-        for unit, distance, image in zip(units, distances, images, strict=True):
+        distances = noise_health(noise, start.source)["distance"].tolist()
+        checker = self.model.checker
+        for unit, distance, image in zip(start.units, distances, images, strict=True):
             row: dict[str, Any] = {
                 "prompt_index": unit.prompt_index,
                 "category": unit.prompt.category,
@@ -278,34 +277,25 @@ class Renderer:
                 "arm": variant.arm,
                 "distance": distance,
             }
-            if self.model.spec.is_shapes:
-                verdict = check_image(unit.prompt.text, image)
-                row |= {"right": verdict.correct, "score": verdict.score, "reason": "; ".join(verdict.reasons)}
+            if checker:
+                verdict = checker.check(unit.prompt.text, image)
+                row |= {"right": verdict.correct, "score": verdict.score, "fault": verdict.fault or ""}
+                row["reason"] = "; ".join(verdict.reasons)
             yield row
 
 
-def score_all(judges: JudgeSet, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float]]:
-    """By judge, one score per picture. Raises: GoldenError with the sentence of a judge that fails."""
-    scores = {}
-    for name, result in judges.stream(images, prompts):
-        if isinstance(result, str):
-            raise GoldenError(f"{name} failed: {result}")
-        scores[name] = result.tolist()
-    return scores
-
-
 @torch.inference_mode()
-def see(eyes: ClipJudge, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    """(B, D) unit embeddings of pictures."""
-    parts = [images[start : start + _SEEN_AT_ONCE] for start in range(0, len(images), _SEEN_AT_ONCE)]
-    pixels = (eyes.preprocess(part).to(eyes.device, eyes.dtype) for part in parts)
-    return np.concatenate([eyes.encode_images(part).float().cpu().numpy() for part in pixels])
+def encode_images(image_encoder: ClipJudge, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    """(B, D) unit embeddings of images."""
+    parts = [images[start : start + _ENCODED_AT_ONCE] for start in range(0, len(images), _ENCODED_AT_ONCE)]
+    pixels = (image_encoder.preprocess(part).to(image_encoder.device, image_encoder.dtype) for part in parts)
+    return np.concatenate([image_encoder.encode_images(part).float().cpu().numpy() for part in pixels])
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """The picture as WebP, at most THUMBNAIL pixels high and wide: what the report shows."""
+    """The image as WebP, at most THUMBNAIL_SIZE pixels high and wide: what the report shows."""
     small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=80)
     return buffer.getvalue()

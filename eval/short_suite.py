@@ -1,4 +1,4 @@
-"""What the app's Benchmark tab does: a suite that is over in a minute, and the reports of longer ones."""
+"""The work behind the app's Benchmark tab: a suite that takes about a minute, and the reports of longer ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,17 +9,20 @@ import pandas as pd
 
 from eval.prompt_sets import SHAPES, PromptSet, load_prompt_set
 from eval.rendering import Renderer, Unit, Variant, plan_batches
-from eval.summary import NOT_METRICS, compare_all
-from eval.tables import Table, effects_table
-from golden.compare import CompareRequest, Model, check_whole, validate
+from eval.result_tables import effects_table
+from eval.summary import NOT_METRICS, RIGHT, add_clusters, compare_all
+from eval.tables import Table
+from golden.checks import check_whole
 from golden.errors import InvalidInput
 from golden.judges import JudgeSet
+from golden.model import Model
 from golden.models import ModelSpec
+from golden.request import CompareRequest, validate
 
 MIN_PROMPTS, MAX_PROMPTS = 4, 64
 MAX_SEEDS = 4
 MAX_ARMS = 4
-UNITS_PER_BATCH = 4  # between two batches others have the model, and a stop takes effect
+UNITS_PER_BATCH = 4  # between two batches others can use the model, and a stop takes effect
 REPORT = "report.html"
 
 
@@ -27,17 +30,18 @@ REPORT = "report.html"
 class ShortSuite:
     """A suite that is ready to start: every arm against standard, all under one comparison's settings."""
 
+    checker: str
     prompts: PromptSet
     variants: list[Variant]
     batches: list[list[Unit]]
 
 
 def plan_suite(base: CompareRequest, arms: Any, num_prompts: Any, num_seeds: Any, spec: ModelSpec) -> ShortSuite:
-    """Prompts spread over the shapes world's test set, seeds from the base request's, and its other settings.
+    """Prompts spread over the shapes world's test set; seeds from the base request's seed on, its other settings kept.
 
     Raises: InvalidInput in one sentence.
     """
-    if not spec.is_shapes:
+    if spec.checker != "shapes":
         raise InvalidInput(f"There is no short suite for {spec.name!r}: eval/run_benchmark.py measures any model.")
     if not isinstance(arms, list) or not 1 <= len(arms) <= MAX_ARMS or "standard" in arms:
         raise InvalidInput(f"Choose 1 to {MAX_ARMS} arms; each is compared with standard.")
@@ -53,25 +57,25 @@ def plan_suite(base: CompareRequest, arms: Any, num_prompts: Any, num_seeds: Any
     ]
     seeds = range(request.seed, request.seed + num_seeds)
     batches = plan_batches(prompts.prompts, list(seeds), variants, UNITS_PER_BATCH * len(variants))
-    return ShortSuite(prompts, variants, batches)
+    return ShortSuite(spec.checker, prompts, variants, batches)
 
 
 def run_suite(suite: ShortSuite, model: Model, judges: JudgeSet | None = None) -> Iterator[pd.DataFrame]:
-    """The rows of each batch as it is done; the model is free between two batches.
+    """The rows of each batch as it is finished; the model is free between two batches.
 
-    Raises: GoldenError in one sentence for an arm or a judge that cannot be had.
+    Raises: GoldenError in one sentence for an arm or a judge that cannot be loaded.
     """
     renderer = Renderer(model, judges=judges)
     for units in suite.batches:
         with model.lock:
             rows, _, _ = renderer.measure_batch(suite.variants, units)
-        known = {*NOT_METRICS, "right", *(judges.names if judges else ())}
+        known = {*NOT_METRICS, RIGHT, *(judges.names if judges else ())}
         yield rows[[column for column in rows.columns if column in known]]
 
 
 def make_tables(rows: pd.DataFrame, suite: ShortSuite) -> list[Table]:
-    """For each arm, what it does against standard in every metric."""
-    effects = compare_all(rows, suite.variants)
+    """For each arm, a comparison with standard in every metric."""
+    effects = compare_all(add_clusters(rows, suite.checker), suite.variants)
     arms = dict.fromkeys(effect.variant for effect in effects)
     return [effects_table([effect for effect in effects if effect.variant == arm]) for arm in arms]
 
@@ -83,7 +87,7 @@ def list_reports(runs: Path) -> list[str]:
 
 
 def read_report(runs: Path, name: Any) -> str:
-    """A report's HTML. What is not on the list is never looked for. Raises: InvalidInput if there is none."""
+    """A report's HTML; only names on the list are ever opened. Raises: InvalidInput for any other."""
     if name not in list_reports(runs):
-        raise InvalidInput("There is no such report: choose one of the list.")
+        raise InvalidInput("There is no such report: choose one from the list.")
     return (runs / name / REPORT).read_text(encoding="utf-8")

@@ -1,25 +1,26 @@
-"""The suites: one for each table and figure of the paper. A suite says which variants are rendered and compared."""
+"""The suites: one for each table and figure of the paper. A suite plans which variants are rendered and compared."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from eval.networks import NetworkRecipe
 from eval.rendering import Variant
-from eval.training import Training
 from golden.errors import InvalidInput
 from golden.judges import JUDGES
 from golden.models import ModelSpec
+from train.settings import Architecture, TrainingSettings
 
 DPO_UNET = "mhdang/dpo-sdxl-text2image-v1/unet/diffusion_pytorch_model.safetensors"
-# Of a picture of the shapes world and its six scores, on one CPU core in bf16; measured in eval/LOG.md.
+# For an image of the shapes world and its six scores, on one CPU core in bf16; measured in eval/LOG.md.
 SECONDS_PER_STEP = 0.009
 PAPER_SAMPLERS = ("ddim", "dpm", "ddpm", "euler_a", "pndm", "kdpm2_a", "heun")
-PUBLISHED_FORM = ("--layout-rank", "0")  # without our own branch, which would say what an ablated one does not
-NUM_PASSES = {"kdpm2_a": 2, "heun": 2}  # of the network in a step, where it is not one
+AS_PUBLISHED = Architecture(layout_rank=0)  # without our own branch, which would make up for an ablated one
+NUM_PASSES = {"kdpm2_a": 2, "heun": 2}  # through the network in a step, if it is not one
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line leaves open (None) or decides about the variants of a suite."""
+class SuiteSettings:
+    """What the command line leaves open (None) or decides about the variants and networks of a suite."""
 
     arms: tuple[str, ...] | None = None
     num_inference_steps: int | None = None
@@ -29,28 +30,36 @@ class Options:
     targets: tuple[str, ...] = ()
     num_pairs: int = 0
 
+    def training(self, **changes: object) -> TrainingSettings:
+        """How a network of the suite is trained."""
+        return TrainingSettings(**{"num_epochs": self.num_epochs, **changes})  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
-class Plan:
-    """What a suite does on a model: its variants, the networks that it trains, and what it cannot do there."""
+class SuitePlan:
+    """What a suite does on a model: its variants, the networks that it needs, and what it cannot do there."""
 
     variants: list[Variant]
-    networks: Mapping[str, Training] = field(default_factory=dict)
+    networks: Mapping[str, NetworkRecipe] = field(default_factory=dict)
     left_out: str = ""
+
+
+MakePlan = Callable[[ModelSpec, SuiteSettings], SuitePlan]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A table or figure of the paper: its title, where it stands there, and what is done on a model.
+    """A table or figure of the paper: its title, its place there, and its plan for a model.
 
-    `axis` is the setting along which its variants lie, for a curve; `seed_starts` where its ranges of seeds begin;
-    `trains` whether it needs pairs; `measures` what is measured beyond pictures and scores: "singular" or "frechet".
+    `axis` is the setting along which its variants lie, for a curve; `seed_starts` are the first seeds of its ranges;
+    `trains` tells whether it needs pairs; `measures` what is measured beside images and scores: "singular" or
+    "frechet".
     """
 
     name: str
     source: str
     title: str
-    make_plan: Callable[[ModelSpec, Options], Plan]
+    make_plan: MakePlan
     axis: str = ""
     num_seeds: int = 2
     seed_starts: tuple[int, ...] = (0,)
@@ -58,191 +67,195 @@ class Suite:
     measures: str = ""
 
 
-def standard_of(spec: ModelSpec, options: Options) -> Variant:
-    """The standard variant, under the model's own settings or those of the options."""
+def is_shapes_world(spec: ModelSpec) -> bool:
+    """Whether this is the embedded model, for which some suites have a stand-in."""
+    return spec.checker == "shapes"
+
+
+def standard_of(spec: ModelSpec, settings: SuiteSettings) -> Variant:
+    """The standard variant, under the model's own settings or those given."""
+    own = spec.sampling
     return Variant(
         "standard",
         "standard",
-        options.num_inference_steps or spec.num_inference_steps,
-        spec.guidance_scale if options.guidance_scale is None else options.guidance_scale,
-        options.sampler or spec.sampler,
+        settings.num_inference_steps or own.num_inference_steps,
+        own.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
+        settings.sampler or own.sampler,
     )
 
 
-def pair_under(standard: Variant, label: str, **settings: object) -> list[Variant]:
-    """Standard and NPNet under some settings, the second against the first."""
+def pair_under(standard: Variant, label: str, **changes: object) -> list[Variant]:
+    """Standard and NPNet under changed settings, the second compared with the first."""
     name = f"standard {label}"
-    changed = replace(standard, name=name, baseline=name, **settings)  # type: ignore[arg-type]
+    changed = replace(standard, name=name, baseline=name, **changes)  # type: ignore[arg-type]
     return [changed, replace(changed, name=f"npnet {label}", arm="npnet")]
 
 
-def arms_of(*arms: str) -> Callable[[ModelSpec, Options], Plan]:
+def arms_of(*arms: str) -> MakePlan:
     """Variants that differ in the arm alone."""
 
-    def make(spec: ModelSpec, options: Options) -> Plan:
-        standard = standard_of(spec, options)
-        chosen = dict.fromkeys(options.arms or arms)
-        return Plan([replace(standard, name=arm, arm=arm) for arm in chosen])
+    def make(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+        standard = standard_of(spec, settings)
+        chosen = dict.fromkeys(settings.arms or arms)
+        if standard.name not in chosen:
+            raise InvalidInput(f"Every arm is compared with standard: add it to --arms, got {', '.join(chosen)}.")
+        return SuitePlan([replace(standard, name=arm, arm=arm) for arm in chosen])
 
     return make
 
 
-def sweep(setting: str, values: Sequence, unit: str = "") -> Callable[[ModelSpec, Options], Plan]:
+def sweep(setting: str, values: Sequence, unit: str = "") -> MakePlan:
     """Standard and NPNet at every value of a setting."""
 
-    def make(spec: ModelSpec, options: Options) -> Plan:
-        standard = standard_of(spec, options)
+    def make(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+        standard = standard_of(spec, settings)
         pairs = [pair_under(standard, f"{value} {unit}".strip(), **{setting: value}) for value in values]
-        return Plan([variant for pair in pairs for variant in pair])
+        return SuitePlan([variant for pair in pairs for variant in pair])
 
     return make
 
 
-def trained(
-    describe: Callable[[ModelSpec, Options], Mapping[str, Training]],
-) -> Callable[[ModelSpec, Options], Plan]:
+def trained(describe: Callable[[ModelSpec, SuiteSettings], Mapping[str, NetworkRecipe]]) -> MakePlan:
     """Standard, and NPNets that the run trains itself, each under its own name."""
 
-    def make(spec: ModelSpec, options: Options) -> Plan:
-        standard, networks = standard_of(spec, options), describe(spec, options)
+    def make(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+        standard, networks = standard_of(spec, settings), describe(spec, settings)
         golden = [replace(standard, name=name, arm="npnet", npnet=name) for name in networks]
-        return Plan([standard, *golden], networks)
+        return SuitePlan([standard, *golden], networks)
 
     return make
 
 
-# --- what differs from suite to suite ---------------------------------------------------------------------------------
+# --- suites with plans of their own -----------------------------------------------------------------------------------
 
 
-def strengths(spec: ModelSpec, options: Options) -> Plan:
-    standard = standard_of(spec, options)
+def strengths(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    standard = standard_of(spec, settings)
     values = (0.5, 1.0, 1.5, 2.0)
-    return Plan([standard, *(replace(standard, name=f"npnet x {v:g}", arm="npnet", strength=v) for v in values)])
+    return SuitePlan([standard, *(replace(standard, name=f"npnet x {v:g}", arm="npnet", strength=v) for v in values)])
 
 
-def few_steps(spec: ModelSpec, options: Options) -> Plan:
-    """A distilled model under its own settings. The shapes world has none, and goes with few steps undistilled."""
-    if not spec.is_shapes:
-        return arms_of("standard", "npnet")(spec, options)
-    standard = replace(standard_of(spec, options), sampler="dpm")
+def few_steps(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """A distilled model under its own settings. The shapes world has none: few steps of its undistilled model."""
+    if not is_shapes_world(spec):
+        return arms_of("standard", "npnet")(spec, settings)
+    standard = replace(standard_of(spec, settings), sampler="dpm")
     pairs = [pair_under(standard, f"{steps} steps", num_inference_steps=steps) for steps in (4, 8)]
-    left_out = "The shapes world has no distilled model: its own at 4 and 8 steps of DPM-Solver stands in."
-    return Plan([variant for pair in pairs for variant in pair], left_out=left_out)
+    left_out = "The shapes world has no distilled model: its own, with 4 and 8 steps of DPM-Solver, takes its place."
+    return SuitePlan([variant for pair in pairs for variant in pair], left_out=left_out)
 
 
-def other_methods(spec: ModelSpec, options: Options) -> Plan:
+def other_methods(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     """With DPO's UNet and with the AYS schedule, with and without NPNet."""
-    standard = standard_of(spec, options)
-    settings: dict[str, dict] = {
+    standard = standard_of(spec, settings)
+    changes: dict[str, dict] = {
         "own": {},
         "10 aligned steps": {"num_inference_steps": 10, "sampler": "dpm_ays"},
         "10 even steps": {"num_inference_steps": 10, "sampler": "dpm"},
     }
-    if spec.is_shapes:
-        left_out = f"DPO is left out: its weights ({DPO_UNET}) are of SDXL's UNet, and the shapes world has none."
+    if is_shapes_world(spec):
+        left_out = f"DPO is left out: its weights ({DPO_UNET}) are for SDXL's UNet, and the shapes world has none."
     else:
-        left_out, settings = "", settings | {"DPO": {"unet": DPO_UNET}}
-    pairs = [pair_under(standard, label, **changes) for label, changes in settings.items()]
-    return Plan([variant for pair in pairs for variant in pair], left_out=left_out)
+        left_out, changes = "", changes | {"DPO": {"unet": DPO_UNET}}
+    pairs = [pair_under(standard, label, **change) for label, change in changes.items()]
+    return SuitePlan([variant for pair in pairs for variant in pair], left_out=left_out)
 
 
-def transfer(spec: ModelSpec, options: Options) -> Plan:
-    """SDXL's NPNet on another model. The shapes world has one model: its NPNet under settings of a turbo model."""
-    standard = standard_of(spec, options)
-    if not spec.is_shapes:
+def transfer(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """SDXL's NPNet on another model. The shapes world has one model: its NPNet under a turbo model's settings."""
+    standard = standard_of(spec, settings)
+    if not is_shapes_world(spec):
         own = [standard, replace(standard, name="npnet", arm="npnet")]
-        sdxl = Training(file="sdxl")
-        return Plan([*own, replace(own[1], name="sdxl's npnet", npnet="sdxl's npnet")], {"sdxl's npnet": sdxl})
+        sdxl = NetworkRecipe(file="sdxl")
+        return SuitePlan([*own, replace(own[1], name="sdxl's npnet", npnet="sdxl's npnet")], {"sdxl's npnet": sdxl})
     turbo = {"num_inference_steps": 4, "guidance_scale": 3.5, "sampler": "dpm"}
-    left_out = "The shapes world has one model: its NPNet under DreamShaper's settings stands in."
-    return Plan([*pair_under(standard, "own"), *pair_under(standard, "turbo", **turbo)], left_out=left_out)
+    left_out = "The shapes world has one model: its NPNet under DreamShaper's settings takes that place."
+    return SuitePlan([*pair_under(standard, "own"), *pair_under(standard, "turbo", **turbo)], left_out=left_out)
 
 
-def controlnet(spec: ModelSpec, options: Options) -> Plan:
-    if not spec.is_steered:
+def controlnet(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    if not spec.needs_control:
         raise InvalidInput(
             f"The suite 'controlnet' needs a ControlNet, and {spec.title or spec.name} has none: "
-            "--model sdxl+diffusers/controlnet-canny-sdxl-1.0 --control PICTURE."
+            "--model sdxl+diffusers/controlnet-canny-sdxl-1.0 --control IMAGE."
         )
-    return arms_of("standard", "npnet")(spec, options)
+    return arms_of("standard", "npnet")(spec, settings)
 
 
-def equal_cost(spec: ModelSpec, options: Options) -> Plan:
-    """NPNet's time is less than a step; a step more for standard is the smallest that can be bought with it."""
-    standard = standard_of(spec, options)
+def equal_cost(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """NPNet takes less time than a step; one more step of standard is the least that its time could buy."""
+    standard = standard_of(spec, settings)
     more = replace(standard, name="standard, 1 step more", num_inference_steps=standard.num_inference_steps + 1)
-    return Plan([standard, replace(standard, name="npnet", arm="npnet"), more])
+    return SuitePlan([standard, replace(standard, name="npnet", arm="npnet"), more])
 
 
-def ablations(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    chosen = ("--filter", "improved" if spec.is_shapes else "HPSv2")
-    whole = (*chosen, *PUBLISHED_FORM, *epochs(options.num_epochs))
+def ablations(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    chosen = settings.training(filter="improved" if spec.checker else "HPSv2")
     return {
-        "npnet": Training(whole),
-        "no singular values": Training((*whole, "--no-singular")),
-        "no residual": Training((*whole, "--no-residual")),
-        "no data selection": Training(("--filter", "all", *PUBLISHED_FORM, *epochs(options.num_epochs))),
+        "npnet": NetworkRecipe(chosen, AS_PUBLISHED),
+        "no singular values": NetworkRecipe(chosen, replace(AS_PUBLISHED, singular=False)),
+        "no residual": NetworkRecipe(chosen, replace(AS_PUBLISHED, residual=False)),
+        "no data selection": NetworkRecipe(replace(chosen, filter="all"), AS_PUBLISHED),
     }
 
 
-def selection_metrics(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    filters = ["all", *(["right", "improved"] if spec.is_shapes else []), *JUDGES, "vote"]
-    return {f"by {name}": Training(("--filter", name, *epochs(options.num_epochs))) for name in filters}
+def selection_metrics(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    filters = ["all", *(["right", "improved"] if spec.checker else []), *JUDGES, "vote"]
+    return {f"by {name}": NetworkRecipe(settings.training(filter=name)) for name in filters}
 
 
-def margins(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    """The paper's 0, 0.005, 0.01 and 0.02 of the cosine, of which the judge gives 100 times."""
-    steps = epochs(options.num_epochs)
-    return {f"m = {m}": Training(("--filter", "HPSv2", "--margin", str(m), *steps)) for m in (0, 0.5, 1, 2)}
+def margins(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    """The paper's 0, 0.005, 0.01 and 0.02 are in units of the cosine, of which the judge reports 100 times."""
+    return {f"m = {m:g}": NetworkRecipe(settings.training(filter="HPSv2", margin=m)) for m in (0.0, 0.5, 1.0, 2.0)}
 
 
-def training_settings(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    """Epochs, batch sizes and, where the pairs have several kinds of target (as of several guidances), each of them."""
-    most = options.num_epochs
-    networks = {f"{n} epochs": Training(epochs(n)) for n in sorted({max(1, most // 4), max(1, most // 2), most})}
-    networks |= {f"batches of {n}": Training(("--batch-size", str(n), *epochs(most))) for n in (16, 32, 64)}
-    kinds = [target for target in options.targets if target != "source"]
+def training_settings(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    """Epochs, batch sizes and, if the pairs have several kinds of target (such as several guidances), each of them."""
+    most = settings.num_epochs
+    epochs = sorted({max(1, most // 4), max(1, most // 2), most})
+    networks = {f"{n} epochs": NetworkRecipe(settings.training(num_epochs=n)) for n in epochs}
+    networks |= {f"batches of {n}": NetworkRecipe(settings.training(batch_size=n)) for n in (16, 32, 64)}
+    kinds = [target for target in settings.targets if target != "source"]
     if len(kinds) > 1:
-        networks |= {f"target {kind}": Training(("--targets", kind, *epochs(most))) for kind in kinds}
+        networks |= {f"target {kind}": NetworkRecipe(settings.training(targets=(kind,))) for kind in kinds}
     return networks
 
 
-def branch_weights(spec: ModelSpec, options: Options) -> dict[str, Training]:
+def branch_weights(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
     """One network, whose alpha and beta are scaled after training."""
-    steps = (*PUBLISHED_FORM, *epochs(options.num_epochs))
+    network = NetworkRecipe(settings.training(), AS_PUBLISHED)
     scales = {"as learnt": (1, 1), "alpha x 0": (0, 1), "alpha x 2": (2, 1), "beta x 0": (1, 0), "beta x 2": (1, 2)}
-    return {name: Training(steps, alpha_scale=a, beta_scale=b) for name, (a, b) in scales.items()}
+    return {name: replace(network, alpha_scale=a, beta_scale=b) for name, (a, b) in scales.items()}
 
 
-def numbers_of_pairs(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    total = options.num_pairs
+def numbers_of_pairs(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    total = settings.num_pairs
     numbers = sorted({max(1, total // part) for part in (8, 4, 2, 1)})
-    return {f"{n} pairs": Training(epochs(options.num_epochs), num_pairs=n) for n in numbers}
+    return {f"{n} pairs": NetworkRecipe(settings.training(), num_pairs=n) for n in numbers}
 
 
-def fine_tuning(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    num = min(600, options.num_pairs)
-    steps = epochs(options.num_epochs)
+def fine_tuning(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    num = min(600, settings.num_pairs)
+    training = settings.training()
     return {
-        "npnet": Training(file=spec.npnet or ""),
-        f"fine-tuned on {num}": Training(steps, num_pairs=num, fine_tunes=True),
-        f"trained on {num}": Training(steps, num_pairs=num),
+        "npnet": NetworkRecipe(file=spec.npnet or ""),
+        f"fine-tuned on {num}": NetworkRecipe(training, num_pairs=num, fine_tunes=True),
+        f"trained on {num}": NetworkRecipe(training, num_pairs=num),
     }
 
 
-def text_embedding(spec: ModelSpec, options: Options) -> dict[str, Training]:
-    steps = (*PUBLISHED_FORM, *epochs(options.num_epochs))
-    return {"npnet": Training(steps), "no text": Training(("--no-text", *steps))}
-
-
-def epochs(number: int) -> tuple[str, str]:
-    return "--num-epochs", str(number)
+def text_embedding(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
+    training = settings.training()
+    return {
+        "npnet": NetworkRecipe(training, AS_PUBLISHED),
+        "no text": NetworkRecipe(training, replace(AS_PUBLISHED, text=False)),
+    }
 
 
 # --- the list ---------------------------------------------------------------------------------------------------------
 
 TABLE_2 = ("standard", "inversion", "repaint", "npnet")
-CONTROLS = ("standard", "npnet", "random", "length", "npnet_other_prompt", "npnet_unit_std", "inversion")
+CONTROLS = ("standard", "npnet", "random", "norm", "mismatched", "unit_std", "inversion")
 PAIR = ("standard", "npnet")
 TARGETS = ("standard", "inversion", "npnet")
 RANGES = (0, 1024, 2048, 3072)
@@ -258,28 +271,28 @@ SUITES: dict[str, Suite] = {
         Suite("main", "Table 2, Figs. 3, 11, 17", "the main comparison", arms_of(*TABLE_2)),
         Suite("fine-tuning", "Table 3", "NPNet fine-tuned on 600 pairs", trained(fine_tuning), trains=True),
         Suite("ablations", "Table 4", "NPNet without one of its parts", trained(ablations), trains=True),
-        Suite("other-methods", "Table 5", "together with DPO and AYS", other_methods),
+        Suite("other-methods", "Table 5", "combined with DPO and AYS", other_methods),
         Suite("transfer", "Table 6", "SDXL's NPNet on another model", transfer),
         Suite("search", "in place of Table 7", "seeds chosen by judges", arms_of(*PAIR), num_seeds=8),
         Suite("selection", "Table 8", "which judge selects the pairs", trained(selection_metrics), trains=True),
-        Suite("margin", "Table 9", "by how much a pair must be better", trained(margins), trains=True),
+        Suite("margin", "Table 9", "how much better a pair must be", trained(margins), trains=True),
         Suite("samplers", "Table 10", "seven samplers and their time", with_samplers, "sampler"),
         Suite("training", "Table 11", "epochs, batches and targets", trained(training_settings), trains=True),
         Suite("guidance", "Table 11", "the guidance scale", at_guidance, "guidance_scale"),
         Suite("branch-weights", "Table 12", "alpha and beta", trained(branch_weights), trains=True),
-        Suite("geneval", "Table 13", "by kind of prompt", arms_of(*PAIR)),
+        Suite("geneval", "Table 13", "by category of prompt", arms_of(*PAIR)),
         Suite("text", "Table 14", "NPNet without the prompt", trained(text_embedding), trains=True),
         Suite("num-pairs", "Table 15", "the number of pairs", trained(numbers_of_pairs), trains=True),
         Suite("seeds", "Table 16", "ranges of seeds", arms_of(*PAIR), num_seeds=1, seed_starts=RANGES),
         Suite("few-steps", "few-step models", "4 and 8 steps", few_steps),
         Suite("steps", "Figs. 4, 13", "the number of steps", at_steps, "num_inference_steps"),
-        Suite("re-denoised", "Fig. 7", "pictures from target noise", arms_of(*TARGETS)),
-        Suite("singular", "Fig. 8", "singular vectors kept", noises, num_seeds=1, measures="singular"),
-        Suite("frechet", "Fig. 10", "distance to real pictures", arms_of(*TARGETS), measures="frechet"),
+        Suite("re-denoised", "Fig. 7", "images from target noise", arms_of(*TARGETS)),
+        Suite("singular", "Fig. 8", "similarity of singular vectors", noises, num_seeds=1, measures="singular"),
+        Suite("frechet", "Fig. 10", "distance to real images", arms_of(*TARGETS), measures="frechet"),
         Suite("controlnet", "Fig. 14", "with a ControlNet", controlnet),
-        Suite("controls", "not in the paper", "what else changes the noise as much", arms_of(*CONTROLS)),
+        Suite("controls", "not in the paper", "other changes to the noise of the same size", arms_of(*CONTROLS)),
         Suite("equal-cost", "not in the paper", "seeds and steps for NPNet's time", equal_cost, num_seeds=4),
-        Suite("strength", "not in the paper", "part of NPNet's change, or more", strengths, "strength"),
+        Suite("strength", "not in the paper", "less or more of NPNet's change", strengths, "strength"),
     )
 }
 
@@ -291,7 +304,7 @@ def find_suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def expected_seconds(plan: Plan, num_prompts: int, num_seeds: int) -> float:
-    """About how long a suite's pictures take on the shapes world, on one core in bf16; training is not counted."""
+def expected_seconds(plan: SuitePlan, num_prompts: int, num_seeds: int) -> float:
+    """About how long a suite's images take in the shapes world, on one core in bf16; without training."""
     passes = sum(variant.num_inference_steps * NUM_PASSES.get(variant.sampler, 1) for variant in plan.variants)
     return passes * num_prompts * num_seeds * SECONDS_PER_STEP

@@ -1,13 +1,17 @@
 """From rows to figures: means by category, and paired comparisons of each variant with its baseline."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from eval.rendering import Variant
+from golden.checkers import FAULTS
+from golden.shapes import parse_caption, request_key
 from golden.statistics import (
     Interval,
     Wins,
@@ -20,8 +24,13 @@ from golden.statistics import (
 )
 
 RIGHT = "right"
+FAULT = "fault"
+CLUSTER = "cluster"
 ALL = "all"
 NOT_METRICS = {"prompt_index", "category", "prompt", "seed", "variant", "arm", "distance", "score", "reason"}
+NOT_METRICS |= {FAULT, CLUSTER}
+MIN_CLUSTERS = 8
+"""Fewer prompts give no interval, and nothing to print in bold."""
 
 
 def find_metrics(rows: pd.DataFrame) -> list[str]:
@@ -29,9 +38,46 @@ def find_metrics(rows: pd.DataFrame) -> list[str]:
     return [column for column in rows.columns if column not in NOT_METRICS]
 
 
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+
+def cluster_prompts(prompts: pd.Series, checker: str | None) -> pd.Series:
+    """A number for each prompt, the same for prompts that ask for the same: what the bootstrap draws as one.
+
+    In the shapes world "a star left of a heart" asks for what "a heart right of a star" does, and both fail together.
+    """
+    keys = prompts.map(lambda prompt: request_key(parse_caption(prompt))) if checker == "shapes" else prompts
+    return pd.Series(pd.factorize(keys)[0], index=prompts.index)
+
+
+def add_clusters(rows: pd.DataFrame, checker: str | None) -> pd.DataFrame:
+    """The rows with a column `cluster`, see `cluster_prompts`. It is computed when rows are read, and never saved."""
+    prompts = rows.drop_duplicates("prompt_index").set_index("prompt_index")["prompt"].sort_index()
+    return rows.assign(**{CLUSTER: rows["prompt_index"].map(cluster_prompts(prompts, checker))})
+
+
+def clusters_of(table: pd.DataFrame) -> pd.Series:
+    """The cluster of each row: its column `cluster`, or without one the prompt."""
+    return table[CLUSTER if CLUSTER in table else "prompt_index"]
+
+
+def drop_ends(interval: Interval, clusters: ArrayLike) -> Interval:
+    """The interval, without ends if it comes from fewer than MIN_CLUSTERS clusters."""
+    enough = len(np.unique(np.asarray(clusters))) >= MIN_CLUSTERS
+    return interval if enough else replace(interval, low=math.nan, high=math.nan)
+
+
+def estimate(values: ArrayLike, clusters: ArrayLike) -> Interval:
+    """The mean of `values` (N,) with its bootstrap interval over `clusters` (N,); no ends for too few clusters."""
+    return drop_ends(bootstrap_mean(values, clusters), clusters)
+
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Effect:
-    """One variant against its baseline in one metric, over pairs of pictures from the same prompt and seed.
+    """One variant against its baseline in one metric, over pairs of images from the same prompt and seed.
 
     `difference` is the mean paired difference; `rate` the share of pairs that the variant wins strictly; `p_value` the
     exact sign test over prompts; `p_holm` the same, corrected for the several judges of this comparison;
@@ -56,16 +102,16 @@ class Effect:
 def pair_rows(rows: pd.DataFrame, variant: str, baseline: str, metrics: Sequence[str]) -> pd.DataFrame:
     """One row per prompt and seed, with `metric` of the variant, `metric_baseline` and `metric_difference`."""
     keys = ["prompt_index", "seed"]
-    columns = [*keys, "category", *metrics]
-    ours, theirs = (rows.loc[rows["variant"] == name, columns] for name in (variant, baseline))
-    pairs = ours.merge(theirs.drop(columns="category"), on=keys, suffixes=("", "_baseline"), validate="one_to_one")
+    shared = ["category", *([CLUSTER] if CLUSTER in rows else [])]
+    ours, theirs = (rows.loc[rows["variant"] == name, [*keys, *shared, *metrics]] for name in (variant, baseline))
+    pairs = ours.merge(theirs.drop(columns=shared), on=keys, suffixes=("", "_baseline"), validate="one_to_one")
     for metric in metrics:
         pairs[f"{metric}_difference"] = pairs[metric].astype(float) - pairs[f"{metric}_baseline"].astype(float)
     return pairs
 
 
 def preference(rows: pd.DataFrame, variant: str, baseline: str, judge: str = "MPS") -> float:
-    """How probably a judge prefers the variant: the mean of softmax([variant, baseline]) over pairs."""
+    """The probability that a judge prefers the variant: the mean of softmax([variant, baseline]) over pairs."""
     if variant == baseline:
         return 0.5
     return float(expit(pair_rows(rows, variant, baseline, [judge])[f"{judge}_difference"]).mean())
@@ -78,9 +124,10 @@ def compare_variant(
     pairs = pair_rows(rows, variant, baseline, metrics)
     if category != ALL:
         pairs = pairs[pairs["category"] == category]
-    clusters = pairs["prompt_index"]
+    clusters = clusters_of(pairs)
     differences = pairs[[f"{metric}_difference" for metric in metrics]].to_numpy()
     intervals = bootstrap_means(np.concatenate([differences, differences > 0], axis=1), clusters)
+    intervals = [drop_ends(interval, clusters) for interval in intervals]
     p_values = [cluster_sign_test(column, clusters) for column in differences.T]
     corrected = _correct(dict(zip(metrics, p_values, strict=True)))
     return [
@@ -96,7 +143,7 @@ def compare_variant(
             intervals[len(metrics) + index],
             p_values[index],
             corrected[metric],
-            int(clusters.nunique()),
+            int(pairs["prompt_index"].nunique()),
             clusters_needed(differences[:, index], clusters),
         )
         for index, metric in enumerate(metrics)
@@ -104,7 +151,7 @@ def compare_variant(
 
 
 def _correct(p_values: dict[str, float]) -> dict[str, float]:
-    """Holm's correction over the judges. The exact check is the one question asked first, and stands alone."""
+    """Holm's correction over the judges. The exact check is the primary outcome, and is not corrected."""
     judges = [name for name in p_values if name != RIGHT]
     return p_values | dict(zip(judges, holm([p_values[name] for name in judges]), strict=True))
 
@@ -120,8 +167,11 @@ def compare_all(rows: pd.DataFrame, variants: Sequence[Variant], category: str =
     ]
 
 
+# --- means ------------------------------------------------------------------------------------------------------------
+
+
 def find_categories(rows: pd.DataFrame) -> list[str]:
-    """Categories in the order of the prompts; nothing where there is only one."""
+    """Categories in the order of the prompts; empty if there is only one."""
     categories = list(rows.sort_values("prompt_index")["category"].drop_duplicates())
     return categories if len(categories) > 1 else []
 
@@ -138,4 +188,28 @@ def means_by_category(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 def mean_of(rows: pd.DataFrame, variant: str, metric: str) -> Interval:
     """A variant's mean with its interval."""
     own = rows[rows["variant"] == variant]
-    return bootstrap_mean(own[metric].astype(float), own["prompt_index"])
+    return estimate(own[metric].astype(float), clusters_of(own))
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def find_faults(rows: pd.DataFrame) -> list[str]:
+    """The kinds of fault in the rows, in the order of FAULTS; empty for rows without the column `fault`."""
+    present = set(rows[FAULT]) if FAULT in rows else set()
+    return [fault for fault in FAULTS if fault in present]
+
+
+def fault_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """Shares of all images, from 0 to 1, by main fault: a row per variant, a column per kind of fault."""
+    faults = find_faults(rows)
+    table = pd.DataFrame({fault: rows[FAULT] == fault for fault in faults}, index=rows.index)
+    return table.groupby(rows["variant"], sort=False).mean()[faults]
+
+
+def compare_faults(rows: pd.DataFrame, variant: str, baseline: str) -> dict[str, Interval]:
+    """By kind of fault, the difference of its share between a variant and its baseline."""
+    faults = find_faults(rows)
+    flags = rows.assign(**{fault: (rows[FAULT] == fault).astype(float) for fault in faults})
+    pairs = pair_rows(flags, variant, baseline, faults)
+    return {fault: estimate(pairs[f"{fault}_difference"], clusters_of(pairs)) for fault in faults}

@@ -66,7 +66,7 @@ def bootstrap_means(
         raise ValueError(f"values must be (N, M) with N cluster labels, got {table.shape} and {np.shape(clusters)}")
     if not np.isfinite(table).all():
         raise ValueError("values must be finite numbers")
-    sums, counts = _cluster_totals(table, clusters)
+    sums, counts = cluster_totals(table, clusters)
     means = sums.sum(0) / counts.sum()
     if len(counts) == 1:
         return [Interval(float(mean), math.nan, math.nan) for mean in means]
@@ -76,7 +76,7 @@ def bootstrap_means(
     return [Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(means, low, high, strict=True)]
 
 
-def _cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArray]:
+def cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArray]:
     """Sums (K, M) and sizes (K,) of the K clusters."""
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.stack([np.bincount(index, weights=column) for column in table.T], axis=1)
@@ -134,7 +134,7 @@ def sign_test(num_wins: int, num_losses: int) -> float:
 
 def cluster_means(differences: ArrayLike, clusters: ArrayLike) -> NDArray:
     """(K,) mean difference of each cluster."""
-    sums, counts = _cluster_totals(np.asarray(differences, float)[:, None], clusters)
+    sums, counts = cluster_totals(np.asarray(differences, float)[:, None], clusters)
     return sums[:, 0] / counts
 
 

@@ -1,4 +1,4 @@
-"""The speed benchmark: ratios are of medians, and every entry's two forms do the work that they say."""
+"""The speed benchmark: ratios are of medians, and both forms of every entry do the work that they claim."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval import bench_speed
-from eval.bench_speed import ENTRIES, Bench, Entry, main, measure, processor_seconds
+from eval.bench_speed import ENTRIES, Bench, Entry, main, measure_entry, processor_seconds
 from golden.errors import GoldenError, InvalidInput
 from golden.models import MODELS
 
@@ -15,7 +15,12 @@ from golden.models import MODELS
 @pytest.fixture(autouse=True)
 def _little_to_do(tiny_embedded_model, tiny_judges_folder, monkeypatch):
     """The tiny pipeline and judges in place of the embedded ones, with few steps."""
-    few_steps = replace(MODELS["shapes"], num_inference_steps=2, redenoise_schedule=(4, 1))
+    shapes = MODELS["shapes"]
+    few_steps = replace(
+        shapes,
+        sampling=replace(shapes.sampling, num_inference_steps=2),
+        redenoise=replace(shapes.redenoise, num_inference_steps=4, num_steps_down=1),
+    )
     monkeypatch.setitem(MODELS, "shapes", few_steps)
     monkeypatch.setattr("golden.judges.loading.ASSETS", tiny_judges_folder)
 
@@ -32,8 +37,8 @@ def test_a_ratio_is_of_medians_and_the_first_call_does_not_count():
         return work
 
     entry = Entry("x", "unit", takes(100, 1, 2, 9), 2, takes(100, 8, 4, 6), 1)
-    result = measure(entry, 3, lambda: now[0])
-    assert result["seconds"] == 1.0  # per unit, of which ours does two
+    result = measure_entry(entry, 3, lambda: now[0])
+    assert result["seconds"] == 1.0  # per unit, and ours does two
     assert result["straightforward_seconds"] == 6.0
     assert result["ratio"] == 6.0
     assert result["ratio_low"] == 4 / 4.5
@@ -52,7 +57,7 @@ def test_every_entry_runs_both_forms(capsys):
     for name in ENTRIES:
         if name == "first_comparison":  # starts Python anew, which knows nothing of the tiny model
             continue
-        result = measure(ENTRIES[name](bench), 1, processor_seconds)
+        result = measure_entry(ENTRIES[name](bench), 1, processor_seconds)
         assert result["seconds"] > 0
         assert result["straightforward_seconds"] > 0
 
@@ -77,6 +82,8 @@ def test_a_start_that_fails_is_one_sentence(monkeypatch):
 def test_bad_values_are_refused_before_any_work(tmp_path):
     with pytest.raises(InvalidInput, match="number of repeats"):
         main(["--repeats", "0"])
+    with pytest.raises(InvalidInput, match="Unknown entry 'nope'"):
+        main(["--only", "npnet", "nope"])
     (tmp_path / "file").write_text("")
     with pytest.raises(GoldenError, match="Cannot write to"):
         main(["--device", "cpu", "--out", str(tmp_path / "file" / "speed.json")])

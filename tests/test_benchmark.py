@@ -1,4 +1,4 @@
-"""The benchmark: rows that do not depend on how often it was stopped, no prompt lost in silence, clear ends."""
+"""The benchmark: rows that do not depend on interruptions, no prompt dropped silently, clear errors."""
 
 import errno
 import json
@@ -16,16 +16,30 @@ import pandas as pd
 import pytest
 import torch
 
-from eval import run_benchmark as benchmark
-from eval import runs
-from eval.prompt_sets import COMPBENCH, PROTOCOLS, Prompt, describe_dropped, load_prompt_set, read_rows
+from eval import benchmark, prompt_sets, runs
+from eval.benchmark import prepare
+from eval.prompt_sets import COMPBENCH, PROTOCOLS, Prompt, describe_dropped, list_names, load_prompt_set, read_rows
 from eval.rendering import Variant, plan_batches
-from eval.run_benchmark import Settings, main, prepare
+from eval.run_benchmark import main
 from eval.runs import RunFolder
+from eval.settings import BenchmarkSettings
 from eval.suites import SUITES
-from eval.summary import compare_all, compare_variant, means_by_category, preference
-from golden.errors import BadWeights, GoldenError, InvalidInput, MissingWeights
+from eval.summary import (
+    add_clusters,
+    compare_all,
+    compare_faults,
+    compare_variant,
+    fault_shares,
+    find_faults,
+    find_metrics,
+    mean_of,
+    means_by_category,
+    preference,
+)
+from golden.checkers import FAULTS
+from golden.errors import BadWeights, GoldenError, InvalidInput, MissingWeights, run_command
 from golden.models import MODELS
+from golden.shapes import HARD_CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_PROMPTS = ROOT.parent / "shared" / "prompts"
@@ -33,13 +47,16 @@ SHARED_PROMPTS = ROOT.parent / "shared" / "prompts"
 pytestmark = pytest.mark.usefixtures("tiny_embedded_model")
 
 
-def settings(**changes) -> Settings:
+ARMS = ["standard", "npnet", "mismatched"]
+
+
+def settings(**changes) -> BenchmarkSettings:
     """Of a small run: 5 prompts, 2 seeds, 3 arms, 2 steps, batches of 3 prompts, no judges."""
-    arms = ("standard", "npnet", "npnet_other_prompt")
-    return replace(Settings(limit=5, arms=arms, num_inference_steps=2, batch_size=9, judges=()), **changes)
+    small = BenchmarkSettings(limit=5, arms=tuple(ARMS), num_inference_steps=2, batch_size=9, judges=())
+    return replace(small, **changes)
 
 
-def finish(settings: Settings, out: Path) -> pd.DataFrame:
+def finish(settings: BenchmarkSettings, out: Path) -> pd.DataFrame:
     result = benchmark.run_benchmark(prepare(settings), out)
     assert result is not None
     return result.rows
@@ -60,14 +77,18 @@ def test_a_run_has_one_row_per_prompt_seed_and_variant(finished):
     rows = pd.read_parquet(finished / "rows.parquet")
     assert len(rows) == 5 * 2 * 3
     assert rows[["prompt_index", "seed", "variant"]].duplicated().sum() == 0
-    assert rows["variant"].tolist()[:3] == ["standard", "npnet", "npnet_other_prompt"]
+    assert rows["variant"].tolist()[:3] == ARMS
     assert sorted(rows["seed"].unique()) == [0, 1]
     assert rows["category"].nunique() == 5
     assert (rows.loc[rows["variant"] == "standard", "distance"] == 0).all()
     assert (rows.loc[rows["variant"] != "standard", "distance"] > 0).all()
     assert rows["right"].dtype == bool
     assert rows["reason"].str.startswith("asked: ").all()
-    pd.testing.assert_frame_equal(pd.read_csv(finished / "rows.csv"), rows, check_dtype=False)
+    assert (rows["fault"].isin(FAULTS) == ~rows["right"]).all()
+    assert (rows.loc[rows["right"], "fault"] == "").all()
+    assert "cluster" not in rows  # computed when they are read
+    written = pd.read_csv(finished / "rows.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(written, rows, check_dtype=False)
 
 
 def test_the_manifest_says_what_was_measured(finished):
@@ -80,9 +101,9 @@ def test_the_manifest_says_what_was_measured(finished):
     assert len(identity["npnet"]) == 64
     assert start["versions"]["torch"]
     assert "CPU" in start["device"]
-    assert set(manifest["seconds"]["noise"]) == {"standard", "npnet", "npnet_other_prompt"}
-    assert manifest["seconds"]["denoise"].keys() == {"ddim 2 5.5"}
-    assert [result["variant"] for result in manifest["results"]] == ["npnet", "npnet_other_prompt"]
+    assert set(manifest["seconds"]["noise"]) == set(ARMS)
+    assert manifest["seconds"]["sampling"].keys() == {"ddim 2 5.5"}
+    assert {result["variant"] for result in manifest["results"]} == {"npnet", "mismatched"}
 
 
 def test_a_finished_run_is_not_rendered_again(finished, monkeypatch):
@@ -118,10 +139,10 @@ def test_two_workers_make_the_rows_of_one(finished, tmp_path, monkeypatch):
 LAUNCHER = """
 import sys
 from dataclasses import replace
-sys.path.insert(0, {root!r})
 import torch
-from eval.run_benchmark import MODELS, main
+from eval.run_benchmark import main
 from golden.errors import run_command
+from golden.models import MODELS
 torch.set_num_threads(1)
 MODELS["shapes"] = replace(MODELS["shapes"], repo={repo!r}, npnet={npnet!r})
 run_command(lambda: main(sys.argv[1:]))
@@ -131,10 +152,9 @@ run_command(lambda: main(sys.argv[1:]))
 def launch(folder: Path, prelude: str = "") -> list[str]:
     """The command that makes `finished`'s rows in folder/run, in a process of its own that first does `prelude`."""
     spec, launcher = MODELS["shapes"], folder / "launch.py"
-    launcher.write_text(prelude + LAUNCHER.format(root=str(ROOT), repo=spec.repo, npnet=spec.npnet))
+    launcher.write_text(prelude + LAUNCHER.format(repo=spec.repo, npnet=spec.npnet))
     command = [sys.executable, str(launcher), "--out", str(folder / "run"), "--limit", "5", "--batch-size", "9"]
-    arms = ["--arms", "standard", "npnet", "npnet_other_prompt"]
-    return [*command, *arms, "--num-inference-steps", "2", "--judges", "none", "--device", "cpu"]
+    return [*command, "--arms", *ARMS, "--num-inference-steps", "2", "--judges", "none", "--device", "cpu"]
 
 
 def test_a_disk_that_is_full_in_earnest_loses_no_finished_part(finished, tmp_path):
@@ -151,7 +171,7 @@ def test_a_disk_that_is_full_in_earnest_loses_no_finished_part(finished, tmp_pat
     assert ended.returncode == 2
     assert (
         ended.stderr.splitlines()[-1]
-        == f"Cannot write to {out}: File too large. What is finished stays; start again to go on."
+        == f"Cannot write to {out}: File too large. Finished parts are kept; run again to resume."
     )
     assert {path: path.read_bytes() for path in kept} == kept
     assert sorted((out / "parts").iterdir()) == [*kept]  # no half a file either
@@ -177,16 +197,16 @@ def test_killed_ten_times_a_run_ends_with_the_same_rows(finished, tmp_path):
     assert (out / "rows.parquet").read_bytes() == (finished / "rows.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("changes", [{"num_inference_steps": 3}, {"limit": 4}, {"seeds": 3}, {"batch_size": 12}])
+@pytest.mark.parametrize("changes", [{"num_inference_steps": 3}, {"limit": 4}, {"num_seeds": 3}, {"batch_size": 12}])
 def test_other_settings_do_not_go_into_the_same_folder(finished, changes):
     with pytest.raises(InvalidInput, match=r"holds a run with .* another folder"):
         benchmark.run_benchmark(prepare(settings(**changes)), finished)
 
 
-def test_pictures_are_kept_on_request(tmp_path):
-    run = prepare(settings(limit=1, seeds=1, arms=("standard", "npnet")))
-    benchmark.run_benchmark(run, tmp_path, keep_pictures=True)
-    names = [path.name for path in sorted((tmp_path / "pictures").iterdir())]
+def test_images_are_kept_on_request(tmp_path):
+    run = prepare(settings(limit=1, num_seeds=1, arms=("standard", "npnet")))
+    benchmark.run_benchmark(run, tmp_path, keep_images=True)
+    names = [path.name for path in sorted((tmp_path / "images").iterdir())]
     assert names == ["0000-0-npnet.png", "0000-0-standard.png"]
 
 
@@ -215,7 +235,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
         write_bytes(path, data)
 
     monkeypatch.setattr(runs, "write_bytes", write_until_full)
-    with pytest.raises(GoldenError, match=r"No space left on device\. What is finished stays"):
+    with pytest.raises(GoldenError, match=r"No space left on device\. Finished parts are kept"):
         benchmark.run_benchmark(prepare(settings()), tmp_path)
     assert len(list((tmp_path / "parts").iterdir())) == 2
     assert RunFolder(tmp_path).read_manifest()
@@ -234,7 +254,7 @@ def test_a_damaged_manifest_is_not_overwritten(tmp_path):
     assert (tmp_path / "manifest.json").read_text() == "{"
 
 
-def test_a_judge_without_weights_is_said_before_the_first_picture(monkeypatch, tmp_path):
+def test_a_judge_without_weights_is_reported_before_the_first_image(monkeypatch, tmp_path):
     monkeypatch.setattr("golden.judges.loading.ASSETS", tmp_path)
     monkeypatch.setattr(benchmark, "load_model", None)
     with pytest.raises(GoldenError, match="PickScore"):
@@ -243,10 +263,10 @@ def test_a_judge_without_weights_is_said_before_the_first_picture(monkeypatch, t
         prepare(settings(judges=("Bob",)))
 
 
-def test_an_npnet_that_is_missing_is_said_before_the_first_picture(monkeypatch, tmp_path):
+def test_an_npnet_that_is_missing_is_reported_before_the_first_image(monkeypatch, tmp_path):
     (tmp_path / "npnet.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadWeights, match="npnet"):
-        prepare(settings(npnet=tmp_path / "npnet.safetensors"))
+        prepare(settings(npnet=str(tmp_path / "npnet.safetensors")))
     monkeypatch.setitem(MODELS, "shapes", replace(MODELS["shapes"], npnet=None))
     with pytest.raises(MissingWeights, match="no NPNet"):
         prepare(settings())
@@ -263,9 +283,11 @@ def test_a_model_without_a_checker_needs_judges(tiny_sdxl_folder, tmp_path):
     [
         ["--suite", "nope"],
         ["--arms", "standard", "nope"],
+        ["--arms", "npnet"],
+        ["--suite", "steps", "--arms", "standard", "random"],
         ["--model", "nope"],
-        ["--seeds", "0"],
-        ["--seeds", "two"],
+        ["--num-seeds", "0"],
+        ["--num-seeds", "two"],
         ["--first-seed", "-1"],
         ["--batch-size", "0"],
         ["--limit", "0"],
@@ -274,13 +296,17 @@ def test_a_model_without_a_checker_needs_judges(tiny_sdxl_folder, tmp_path):
         ["--sampler", "nope"],
         ["--prompts", "nowhere.txt"],
         ["--prompt-set", "drawbench"],
+        ["--prompt-set", "nope"],
+        ["--prompt-set", "shapes-553", "--prompts", "nowhere.txt"],
+        ["--device", "toaster"],
+        ["--memory", "some"],
         ["--judges", "nope"],
     ],
 )
 def test_bad_arguments_end_with_one_line_and_code_2(arguments, tmp_path, capsys):
     base = ["--limit", "2", "--device", "cpu"]
     with pytest.raises(SystemExit) as stopped:
-        benchmark.run_command(lambda: main([*base, "--out", str(tmp_path / "run"), *arguments]))
+        run_command(lambda: main([*base, "--out", str(tmp_path / "run"), *arguments]))
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
@@ -291,14 +317,21 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
     arguments += ["--num-inference-steps", "2", "--arms", "standard", "npnet", "--judges", "none"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "2 prompts x 2 seeds x 2 variants = 8 pictures" in printed
+    assert "2 prompts x 2 seeds x 2 variants = 8 images" in printed
     assert "npnet against standard" in printed
-    assert "winning rate" in printed
+    assert "win rate" in printed
+    assert "takes at least 8 different prompts" in printed
     assert {path.name for path in tmp_path.iterdir()} >= {"report.html", "report.md", "tables.tex", "rows.csv", "plots"}
 
 
-def test_the_list_of_suites_is_printed(capsys):
-    assert main(["--list"]) == 0
+def test_an_arm_without_a_baseline_is_refused_in_one_sentence():
+    with pytest.raises(InvalidInput, match=r"^Every arm is compared with standard: add it to --arms, got npnet\.$"):
+        prepare(settings(arms=("npnet",)))
+
+
+def test_without_arguments_the_suites_are_listed_and_nothing_starts(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "prepare", None)
+    assert main([]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed and suite.source in printed for name, suite in SUITES.items())
 
@@ -369,6 +402,24 @@ def test_a_limit_keeps_the_share_of_each_category():
     )
     assert prompts.limit(None) is prompts
     assert prompts.limit(9999) is prompts
+
+
+def test_the_hard_set_is_listed_if_it_is_there(monkeypatch, tmp_path):
+    path = tmp_path / "hard.jsonl"
+    monkeypatch.setitem(prompt_sets.EMBEDDED, "shapes-hard-400", path)
+    assert "shapes-hard-400" not in list_names()
+    with pytest.raises(InvalidInput, match="Unknown prompt set 'shapes-hard-400'"):
+        load_prompt_set("shapes-hard-400", None, MODELS["shapes"])
+    path.write_text('{"prompt": "three stars and two hearts", "category": "two_counting"}\n')
+    assert list_names()[:2] == ("shapes-553", "shapes-hard-400")
+    assert load_prompt_set("shapes-hard-400", None, MODELS["shapes"]).categories == ("two_counting",)
+
+
+@pytest.mark.skipif("shapes-hard-400" not in list_names(), reason="the hard set is not embedded here")
+def test_the_hard_set_has_the_hard_categories_in_equal_shares():
+    prompts = load_prompt_set("shapes-hard-400", None, MODELS["shapes"])
+    counts = pd.Series([prompt.category for prompt in prompts.prompts]).value_counts()
+    assert counts.to_dict() == dict.fromkeys(HARD_CATEGORIES, 100)
 
 
 @pytest.mark.skipif(not SHARED_PROMPTS.is_dir(), reason=f"no public prompt files at {SHARED_PROMPTS}")
@@ -480,3 +531,71 @@ def test_a_preference_is_the_mean_probability_of_the_pair():
     expected = torch.tensor(scores[["npnet", "standard"]].to_numpy()).softmax(dim=1)[:, 0].mean()
     assert preference(rows, "npnet", "standard", "Judge") == pytest.approx(float(expected))
     assert preference(rows, "standard", "standard", "Judge") == 0.5
+
+
+# --- clusters, few prompts, faults ------------------------------------------------------------------------------------
+
+
+def test_prompts_that_ask_for_the_same_are_one_cluster():
+    prompts = ["a star left of a heart", "a picture of a heart right of a star.", "a heart", "one heart", "a red heart"]
+    rows = pd.DataFrame({"prompt_index": range(5), "prompt": prompts}).sample(frac=1, random_state=3)
+    shapes = add_clusters(rows, "shapes").sort_values("prompt_index")
+    assert shapes["cluster"].tolist() == [0, 0, 1, 1, 2]
+    assert add_clusters(rows, None).sort_values("prompt_index")["cluster"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_clusters_widen_the_interval_and_prompts_alone_change_nothing():
+    rows = make_rows(num_prompts=40)
+    right, _ = compare_all(rows, VARIANTS)
+    alone, _ = compare_all(add_clusters(rows, None), VARIANTS)
+    assert alone == right
+    # Every prompt twice in other words: twice the images, no more evidence.
+    again = pd.concat([rows, rows.assign(prompt_index=rows["prompt_index"] + 40)])
+    doubled, _ = compare_all(again.assign(cluster=again["prompt_index"] % 40), VARIANTS)
+    pretended, _ = compare_all(again, VARIANTS)
+    width = doubled.difference.high - doubled.difference.low
+    assert width == pytest.approx(right.difference.high - right.difference.low, rel=0.1)
+    assert width > 1.3 * (pretended.difference.high - pretended.difference.low)
+    assert doubled.num_prompts == 80
+    assert doubled.p_value == right.p_value
+
+
+@pytest.mark.parametrize(("num_prompts", "has_interval"), [(7, False), (8, True)])
+def test_fewer_than_eight_prompts_give_no_interval(num_prompts, has_interval):
+    rows = make_rows(num_prompts=num_prompts)
+    for effect in compare_all(rows, VARIANTS):
+        assert np.isfinite([effect.difference.low, effect.rate.high]).all() == has_interval
+        assert np.isfinite(effect.difference.value)
+        assert has_interval or not effect.difference.excludes_zero
+    assert np.isfinite(mean_of(rows, "npnet", "Judge").low) == has_interval
+
+
+def test_wrong_images_are_counted_by_their_main_fault():
+    rows = make_rows(num_prompts=100)
+    rng = np.random.default_rng(4)
+    faults = np.where(rng.random(len(rows)) < 0.7, "count", "colour")
+    rows = rows.assign(fault=np.where(rows["right"], "", faults))
+    assert "fault" not in find_metrics(rows)
+    assert find_faults(rows) == ["count", "colour"]  # the order of FAULTS
+    shares = fault_shares(rows)
+    right = rows.groupby("variant")["right"].mean()
+    assert (shares.sum(axis=1) + right[shares.index]).to_numpy() == pytest.approx(1)
+    found = compare_faults(rows, "npnet", "standard")
+    for fault, interval in found.items():
+        assert interval.value == pytest.approx(shares.loc["npnet", fault] - shares.loc["standard", fault])
+        assert interval.low < interval.value < interval.high
+    assert find_faults(make_rows(num_prompts=2)) == []  # of a run before there were faults
+
+
+def test_seconds_of_an_earlier_version_are_read(tmp_path):
+    (tmp_path / "timings-0.jsonl").write_text(
+        '\n{"part": 0, "units": 3, "noise": {"npnet": 1.0}, "denoise": {"ddim 2 5.5": 4.0, "dpm 2 5.5": 2.0}, '
+        '"decode": 1.0, "measure": 0.5}\n{"part": 1, "units": 3, "noise": {}, "sampling": {"ddim 2 5.5": 1.0}, '
+        '"measuring": 0.5}'
+    )
+    seconds = benchmark.sum_seconds(RunFolder(tmp_path).read_timings())
+    assert seconds == {
+        "noise": {"npnet": 1.0},
+        "sampling": {"ddim 2 5.5": 5.5, "dpm 2 5.5": 2.5},
+        "measuring": 1.0,
+    }

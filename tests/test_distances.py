@@ -1,4 +1,4 @@
-"""Distances: between pictures of a prompt, between sets of pictures, between the singular vectors of noises."""
+"""Distances: between images of a prompt, between sets of images, between the singular vectors of noises."""
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def test_seeds_that_fall_together_are_seen(rng):
     assert diversity(make_extras({"a": spread[:, :1].repeat(3, 1)}), "a").to_numpy() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("num", [500, 12])  # 12 pictures of 20 features: the covariance is singular
+@pytest.mark.parametrize("num", [500, 12])  # 12 images of 20 features: the covariance is singular
 def test_frechet_distance_is_the_formula(rng, num):
     ours, theirs = rng.normal(size=(num, 20)), rng.normal(size=(400, 20)) @ rng.normal(size=(20, 20)) + 1
     one, two = np.cov(ours.T), np.cov(theirs.T)
@@ -71,7 +71,7 @@ def test_frechet_distance_knows_shifts_and_stretches(rng):
     assert frechet_distance(3 * features, 2 * features) == pytest.approx(expected)
 
 
-def test_the_variant_nearer_to_real_pictures_is_told_with_an_interval(rng):
+def test_the_variant_nearer_to_real_images_is_found_with_an_interval(rng):
     real = rng.normal(size=(400, 4))
     near, far = rng.normal(size=(50, 2, 4)), rng.normal(size=(50, 2, 4)) + 1
     found = frechet_by_variant(make_extras({"near": near, "far": far}), ["near", "far"], real, num_resamples=50)
@@ -81,12 +81,12 @@ def test_the_variant_nearer_to_real_pictures_is_told_with_an_interval(rng):
     assert found == again
 
 
-def test_real_pictures_show_their_prompts():
+def test_real_images_show_their_prompts():
     prompts = ["a red circle left of a blue square", "three stars"]
-    pictures = render_real(prompts)
-    assert len(pictures) == 2 * NUM_REAL
-    for index, picture in enumerate(pictures):
-        assert check_image(prompts[index // NUM_REAL], picture).correct
+    images = render_real(prompts)
+    assert len(images) == 2 * NUM_REAL
+    for index, image in enumerate(images):
+        assert check_image(prompts[index // NUM_REAL], image).correct
 
 
 def test_singular_vectors_are_compared_rank_by_rank():

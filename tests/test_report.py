@@ -1,4 +1,4 @@
-"""The report: figures in the paper's layout, nothing in it but text, and every plot drawn from rows that are known."""
+"""The report: figures in the paper's layout, no markup but its own, and every plot drawn from known rows."""
 
 import io
 import re
@@ -11,22 +11,28 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from eval.page import fill_template
 from eval.paper import METRICS, PAPER
-from eval.plots import inline_svg, winning_rates
+from eval.plots import inline_svg, win_rates
 from eval.rendering import Variant, make_thumbnail
-from eval.report import Gallery, Results, make_sections, seconds_by_variant, write_report
-from eval.statistics import Interval
+from eval.report import write_report
+from eval.result_tables import layout_table, paper_table
+from eval.results import Gallery, Results, Section
+from eval.sections import make_sections
 from eval.suites import SUITES
 from eval.summary import compare_all, find_categories, preference
-from eval.tables import Table, format_html, format_latex, format_markdown, format_text, layout_table, paper_table
+from eval.tables import Table, format_html, format_latex, format_markdown, format_text
 from golden.errors import GoldenError
+from golden.statistics import Interval
 
 HOSTILE = '<script>alert("1")</script> & | $x_1$ \\end{table}'
 VARIANTS = [Variant(name, name, 20, 5.5, "ddim") for name in ("standard", "npnet", "random")]
 
 
-def make_results(suite: str = "main", variants: list[Variant] | None = None, **changes) -> Results:
-    """Rows of 8 prompts and 3 seeds, of which the first prompt is hostile; npnet is better on even prompts."""
+def make_results(
+    suite: str = "main", variants: list[Variant] | None = None, num_prompts: int = 8, **changes
+) -> Results:
+    """Rows of 3 seeds, of which the first prompt is hostile; npnet is better on even prompts."""
     rng = np.random.default_rng(3)
     variants = variants or VARIANTS
     rows = [
@@ -46,19 +52,20 @@ def make_results(suite: str = "main", variants: list[Variant] | None = None, **c
                 for name in METRICS
             },
         }
-        for prompt in range(8)
+        for prompt in range(num_prompts)
         for seed in range(3)
         for variant in variants
     ]
     table = pd.DataFrame(rows)
+    table["fault"] = np.where(table["right"], "", "colour")
     features = rng.normal(size=(len(table), 4))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     thumbnail = make_thumbnail(Image.new("RGB", (16, 16), (200, 30, 30)))
     extras = table[["prompt_index", "seed", "variant"]].assign(features=list(features), thumbnail=thumbnail)
     effects = compare_all(table, variants)
-    timings = [{"units": 24, "noise": {"npnet": 2.4}, "denoise": {}, "decode": 7.2, "measure": 0.0}]
+    timings = [{"units": 24, "noise": {"npnet": 2.4}, "sampling": {}, "measuring": 0.0}]
     for variant in variants:
-        timings[0]["denoise"][str(variant.sampling)] = 24.0
+        timings[0]["sampling"][str(variant.group)] = 31.2
     manifest = {
         "identity": {
             "model": "shapes",
@@ -133,7 +140,7 @@ def test_ids_of_a_page_are_its_own(written):
 def test_plots_are_written_as_png_and_svg_and_linked(written):
     names = {path.name for path in (written / "plots").iterdir()}
     stems = {Path(name).stem for name in names}
-    assert stems == {"winning_rates", "right_differences", "differences", "best_of_n_right"}
+    assert stems == {"win_rates", "right_differences", "differences", "best_of_n_right"}
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     for stem in stems:
         with Image.open(written / "plots" / f"{stem}.png") as image:
@@ -142,7 +149,7 @@ def test_plots_are_written_as_png_and_svg_and_linked(written):
 
 
 def test_a_plot_takes_the_colour_of_the_page():
-    svg = inline_svg(winning_rates(make_results().effects))
+    svg = inline_svg(win_rates(make_results().effects))
     assert svg.startswith("<svg")
     assert "currentColor" in svg
     assert "<?xml" not in svg
@@ -152,12 +159,12 @@ def test_a_plot_takes_the_colour_of_the_page():
 def test_the_layout_is_the_papers_in_its_units():
     results = make_results()
     table = layout_table(results.rows, results.effects, results.metrics)
-    assert table.header == ["arm", *METRICS[:-1], "MPS (%)", "right pictures (%)"]
+    assert table.header == ["arm", *METRICS[:-1], "MPS (%)", "right images (%)"]
     cells = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.body}
     own = results.rows[results.rows["variant"] == "npnet"]
     assert cells["npnet"]["PickScore"] == f"{own['PickScore'].mean():.2f}"
     assert cells["npnet"]["ImageReward"] == f"{100 * own['ImageReward'].mean():.2f}"
-    assert cells["npnet"]["right pictures (%)"] == f"{100 * own['right'].mean():.2f}"
+    assert cells["npnet"]["right images (%)"] == f"{100 * own['right'].mean():.2f}"
     assert cells["npnet"]["MPS (%)"] == f"{100 * preference(results.rows, 'npnet', 'standard'):.2f}"
     assert cells["standard"]["MPS (%)"] == "50.00"
     for i, j in table.bold:
@@ -187,25 +194,26 @@ def test_a_table_is_the_same_in_every_form():
     assert latex.count(r"\end{table}") == 1
     assert r"\$x\_1\$" in latex
     assert "<script" not in html
+    assert '<td class="bold">2.00</td>' in html
     assert len({len(line.rstrip()) for line in text.splitlines()[1:3]}) <= 2
 
 
-def test_prompts_that_lose_are_shown_with_their_pictures():
+def test_prompts_that_lose_are_shown_with_their_images():
     galleries = [
         block for section in make_sections(make_results()) for block in section.blocks if isinstance(block, Gallery)
     ]
     lost = next(gallery for gallery in galleries if "lose" in gallery.title)
-    title, pictures = lost.rows[0]  # the first prompt is right with every arm but NPNet
+    title, images = lost.rows[0]  # the first prompt is right with every arm but NPNet
     assert title == f"{HOSTILE} (-100.00)"
-    assert [label for label, _ in pictures[:2]] == ["standard, seed 0, right", "npnet, seed 0, wrong"]
-    with Image.open(io.BytesIO(pictures[0][1])) as image:
+    assert [label for label, _ in images[:2]] == ["standard, seed 0, right", "npnet, seed 0, wrong (colour)"]
+    with Image.open(io.BytesIO(images[0][1])) as image:
         assert image.size == (16, 16)
 
 
 def test_seconds_are_shared_by_what_was_denoised_together():
-    seconds = seconds_by_variant(make_results())
-    assert seconds["standard"] == pytest.approx((24 / 3 + 7.2 / 3) / 24)
-    assert seconds["npnet"] == pytest.approx((24 / 3 + 7.2 / 3 + 2.4) / 24)
+    seconds = make_results().seconds_per_image()
+    assert seconds["standard"] == pytest.approx(31.2 / 3 / 24)
+    assert seconds["npnet"] == pytest.approx((31.2 / 3 + 2.4) / 24)
 
 
 def test_suites_with_an_axis_get_a_curve_or_a_scatter(tmp_path):
@@ -265,3 +273,49 @@ def test_pairs_of_several_judges_are_compared_and_an_arm_may_stand_alone(tmp_pat
     alone = [Variant("npnet", "npnet", 20, 5.5, "ddim")]
     write_report(make_results(variants=alone), tmp_path / "alone")
     assert "Diversity across seeds" in (tmp_path / "alone" / "report.md").read_text()
+
+
+def test_wrong_images_are_split_by_fault_and_older_runs_still_open(tmp_path):
+    results = make_results()
+    write_report(results, tmp_path / "new")
+    text = (tmp_path / "new" / "report.md").read_text()
+    assert "## What goes wrong" in text
+    wrong = 100 * (~results.rows.loc[results.rows["variant"] == "random", "right"]).mean()
+    assert f"| random | {wrong:.2f} | {wrong:.2f} |" in text
+    older = replace(results, rows=results.rows.drop(columns="fault"))
+    write_report(older, tmp_path / "old")
+    assert "What goes wrong" not in (tmp_path / "old" / "report.md").read_text()
+
+
+def test_a_report_of_few_prompts_has_no_interval_and_nothing_bold(tmp_path):
+    printed = write_report(make_results(num_prompts=4), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert not any("**" in line for line in tables)
+    assert not any(re.search(r"\d \[", line) for line in tables)
+    assert "An interval takes at least 8 different prompts." in printed
+    assert 'class="bold"' not in (tmp_path / "report.html").read_text()
+    assert "nan" not in text
+
+
+def test_a_value_is_markup_in_no_place_of_the_page():
+    page = fill_template(
+        "report.html",
+        title=HOSTILE,
+        subtitle=HOSTILE,
+        sections=[
+            Section(
+                HOSTILE,
+                HOSTILE,
+                [
+                    Gallery(HOSTILE, [(HOSTILE, [(HOSTILE, b"x")])], HOSTILE),
+                    Table(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE),
+                ],
+            )
+        ],
+    )
+    assert "<script" not in page
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert "script" not in checker.tags

@@ -1,17 +1,17 @@
 """The Benchmark tab's short suite and its list of finished reports."""
 
 import os
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from eval import short_suite as suites
-from golden.compare import CompareRequest
 from golden.errors import InvalidInput
+from golden.request import CompareRequest
 
-BASE = CompareRequest("a star", 5, 2, 4.0, "euler", 0.5)
+BASE = CompareRequest(prompt="a star", seed=5, num_inference_steps=2, guidance_scale=4.0, sampler="euler", strength=0.5)
 
 
 def test_every_arm_is_measured_against_standard_under_the_same_settings(tiny_shapes, tiny_judges):
@@ -22,9 +22,9 @@ def test_every_arm_is_measured_against_standard_under_the_same_settings(tiny_sha
     assert len(rows) == 4 * 2 * 3
     assert sorted(rows["seed"].unique()) == [5, 6]
     assert list(rows["variant"].unique()) == ["standard", "npnet", "random"]
-    assert {variant.sampling[:3] for variant in suite.variants} == {("euler", 2, 4.0)}
+    assert {astuple(variant.sampling) for variant in suite.variants} == {("euler", 2, 4.0)}
     assert all(variant.strength == 0.5 for variant in suite.variants)
-    assert {"right", *tiny_judges.names} <= set(rows)
+    assert {"right", "fault", *tiny_judges.names} <= set(rows)
     assert not {"thumbnail", "features"} & set(rows)
     tables = suites.make_tables(rows, suite)
     assert [table.title for table in tables] == ["npnet against standard", "random against standard"]
@@ -43,7 +43,7 @@ def test_the_model_is_free_between_two_batches(tiny_shapes):
         ([], 4, 1, "Choose 1 to 4 arms"),
         (["standard"], 4, 1, "Choose 1 to 4 arms"),
         ("npnet", 4, 1, "Choose 1 to 4 arms"),
-        (["npnet", "npnet"], 4, 1, "Each arm goes once"),
+        (["npnet", "npnet"], 4, 1, "Each arm can be compared only once"),
         (["bogus"], 4, 1, "Unknown arm 'bogus'"),
         ([{"a": 1}], 4, 1, "Unknown arm"),
         (["npnet"], 2**40, 1, "number of prompts must be"),

@@ -1,16 +1,17 @@
 """The suites: each is a plan that can be carried out, or says in a sentence why it cannot."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 
-from eval import run_benchmark as benchmark
+from eval import benchmark
+from eval.benchmark import prepare
+from eval.networks import PairsFolder, check_networks
 from eval.rendering import Timings, Unit, check_variant, plan_batches
-from eval.run_benchmark import Settings, prepare
-from eval.suites import SUITES, Options, expected_seconds, find_suite
-from eval.training import PairsFolder, check_networks
-from golden.compare import load_model
+from eval.settings import BenchmarkSettings
+from eval.suites import SUITES, SuiteSettings, expected_seconds, find_suite
 from golden.errors import InvalidInput, MissingWeights
+from golden.model import load_model
 from golden.models import MODELS
 
 PLACES = [
@@ -40,8 +41,8 @@ def test_every_table_and_figure_has_a_suite():
 @pytest.mark.parametrize("name", [name for name in SUITES if name != "controlnet"])
 def test_a_plan_has_known_arms_and_networks_and_every_baseline(name, model):
     spec = MODELS[model]
-    options = Options(num_pairs=800, targets=("10x1", "20x1"))
-    plan = find_suite(name).make_plan(spec, options)
+    settings = SuiteSettings(num_pairs=800, targets=("10x1", "20x1"))
+    plan = find_suite(name).make_plan(spec, settings)
     names = [variant.name for variant in plan.variants]
     assert len(set(names)) == len(names)
     assert all(variant.baseline in names for variant in plan.variants)
@@ -53,38 +54,56 @@ def test_a_plan_has_known_arms_and_networks_and_every_baseline(name, model):
     assert any(variant.name != variant.baseline for variant in plan.variants)
 
 
-def test_options_decide_what_a_suite_leaves_open():
-    plan = find_suite("main").make_plan(MODELS["shapes"], Options(("standard", "length"), 7, 3.0, "euler"))
-    assert [variant.arm for variant in plan.variants] == ["standard", "length"]
-    assert {variant.sampling[:3] for variant in plan.variants} == {("euler", 7, 3.0)}
+def test_settings_decide_what_a_suite_leaves_open():
+    plan = find_suite("main").make_plan(MODELS["shapes"], SuiteSettings(("standard", "norm"), 7, 3.0, "euler"))
+    assert [variant.arm for variant in plan.variants] == ["standard", "norm"]
+    assert {astuple(variant.sampling) for variant in plan.variants} == {("euler", 7, 3.0)}
+
+
+def test_networks_are_trained_under_settings_of_their_own():
+    settings = SuiteSettings(num_epochs=3, num_pairs=800)
+    networks = find_suite("ablations").make_plan(MODELS["shapes"], settings).networks
+    assert {recipe.training.num_epochs for recipe in networks.values()} == {3}
+    assert {recipe.architecture.layout_rank for recipe in networks.values()} == {0}
+    assert not networks["no singular values"].architecture.singular
+    assert networks["no data selection"].training.filter == "all"
+    assert len({recipe.folder for recipe in networks.values()}) == len(networks)
+    assert networks["no residual"].folder == "filter-improved-num-epochs-3-no-residual-layout-rank-0"
+    scaled = find_suite("branch-weights").make_plan(MODELS["shapes"], settings).networks
+    assert len({recipe.folder for recipe in scaled.values()}) == 1
+
+
+def test_arms_that_a_suite_does_not_take_are_refused():
+    with pytest.raises(InvalidInput, match="The suite 'steps' compares arms of its own: leave out --arms"):
+        prepare(BenchmarkSettings(suite="steps", arms=("standard", "random"), judges=()))
 
 
 def test_a_suite_that_cannot_be_done_says_so():
     with pytest.raises(InvalidInput, match="needs a ControlNet"):
-        prepare(Settings(suite="controlnet", judges=()))
+        prepare(BenchmarkSettings(suite="controlnet", judges=()))
     with pytest.raises(InvalidInput, match=r"trains networks: give --pairs"):
-        prepare(Settings(suite="ablations", judges=()))
-    assert "DPO is left out" in find_suite("other-methods").make_plan(MODELS["shapes"], Options()).left_out
-    assert not find_suite("other-methods").make_plan(MODELS["sdxl"], Options()).left_out
+        prepare(BenchmarkSettings(suite="ablations", judges=()))
+    assert "DPO is left out" in find_suite("other-methods").make_plan(MODELS["shapes"], SuiteSettings()).left_out
+    assert not find_suite("other-methods").make_plan(MODELS["sdxl"], SuiteSettings()).left_out
 
 
-def test_a_controlnet_is_measured_with_its_picture(
+def test_a_controlnet_is_measured_with_its_image(
     tiny_sdxl_folder, tiny_controlnet_folder, tiny_npnet_file, tiny_judges_folder, edges, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("golden.judges.loading.ASSETS", tiny_judges_folder)
     (tmp_path / "prompts.txt").write_text("a dog\na cat\n")
     edges.save(tmp_path / "edges.png")
     edges.rotate(180).save(tmp_path / "turned.png")
-    settings = Settings(
+    settings = BenchmarkSettings(
         suite="controlnet",
         model=f"{tiny_sdxl_folder}+{tiny_controlnet_folder}",
         npnet=str(tiny_npnet_file),
         prompts=tmp_path / "prompts.txt",
         num_inference_steps=2,
-        seeds=1,
+        num_seeds=1,
         judges=("CLIPScore",),
     )
-    with pytest.raises(InvalidInput, match="steered by a control picture"):
+    with pytest.raises(InvalidInput, match="needs a control image"):
         prepare(settings)
     scores = []
     for name in ("edges", "turned"):
@@ -97,14 +116,14 @@ def test_a_controlnet_is_measured_with_its_picture(
 
 
 def test_what_a_filter_needs_is_asked_before_anything_is_trained(tmp_path):
-    networks = find_suite("selection").make_plan(MODELS["shapes"], Options()).networks
+    networks = find_suite("selection").make_plan(MODELS["shapes"], SuiteSettings()).networks
     unjudged = PairsFolder(tmp_path, ("10x1",), ("PickScore",), 64, "")
     with pytest.raises(InvalidInput, match="no scores of HPSv2: collect them with --judges all"):
         check_networks(networks, unjudged, MODELS["shapes"])
 
 
 def test_ranges_of_seeds_are_reported_apart(tmp_path):
-    settings = Settings(suite="seeds", limit=2, seeds=2, num_inference_steps=2, judges=())
+    settings = BenchmarkSettings(suite="seeds", limit=2, num_seeds=2, num_inference_steps=2, judges=())
     run = prepare(settings)
     assert run.seeds == [0, 1, 1024, 1025, 2048, 2049, 3072, 3073]
     results = benchmark.run_benchmark(run, tmp_path)
@@ -119,7 +138,9 @@ def test_ranges_of_seeds_are_reported_apart(tmp_path):
 def test_another_unet_and_another_sampler_are_batches_of_their_own(tiny_sdxl_folder):
     model = load_model(tiny_sdxl_folder)
     other = load_model(tiny_sdxl_folder).pipeline.unet
-    with_other = replace(find_suite("main").make_plan(MODELS["shapes"], Options()).variants[0], num_inference_steps=2)
+    with_other = replace(
+        find_suite("main").make_plan(MODELS["shapes"], SuiteSettings()).variants[0], num_inference_steps=2
+    )
     variants = [
         with_other,
         replace(with_other, name="other", unet="other"),
@@ -128,11 +149,11 @@ def test_another_unet_and_another_sampler_are_batches_of_their_own(tiny_sdxl_fol
     for parameter in other.parameters():
         parameter.data *= 0.5
     renderer = benchmark.Renderer(model, unets={"other": other})
-    units = [Unit(0, _prompt(), 0)]
-    noises = renderer.make_noises(variants, units, timings := Timings())
-    pictures = renderer.render(variants, noises, units, timings)
-    assert len(timings.denoise) == 3
-    assert pictures["standard"][0].tobytes() != pictures["other"][0].tobytes()
+    start = renderer.start([Unit(0, _prompt(), 0)])
+    noises = renderer.make_noises(variants, start, timings := Timings())
+    images = renderer.render(variants, noises, start, timings)
+    assert list(timings.sampling) == ["ddim 2 5.5", "ddim 2 5.5 other", "dpm_ays 2 5.5"]
+    assert images["standard"][0].tobytes() != images["other"][0].tobytes()
     assert model.pipeline.unet is not other
     assert len(plan_batches([_prompt()] * 4, [0], variants, batch_size=2)) == 2
 
@@ -141,25 +162,25 @@ def _prompt():
     return benchmark.load_prompt_set("shapes-553", None, MODELS["shapes"]).prompts[0]
 
 
-def test_a_unet_that_is_missing_is_said_before_the_first_picture(tmp_path, monkeypatch):
-    plan = find_suite("main").make_plan(MODELS["shapes"], Options())
+def test_a_unet_that_is_missing_is_reported_before_the_first_image(tmp_path, monkeypatch):
+    plan = find_suite("main").make_plan(MODELS["shapes"], SuiteSettings())
     broken = replace(plan.variants[0], name="dpo", unet="no/where/unet.safetensors")
     suite = replace(
-        find_suite("main"), make_plan=lambda spec, options: replace(plan, variants=[plan.variants[0], broken])
+        find_suite("main"), make_plan=lambda spec, settings: replace(plan, variants=[plan.variants[0], broken])
     )
     monkeypatch.setitem(SUITES, "main", suite)
-    monkeypatch.setattr("golden.models._ask_hub", _refuse)
+    monkeypatch.setattr("golden.pipelines.find_file", _refuse)
     with pytest.raises(MissingWeights):
-        prepare(Settings(judges=()))
+        prepare(BenchmarkSettings(judges=()))
 
 
-def _refuse(repo, what, ask):
-    raise MissingWeights(f"{what} of {repo} is not here.")
+def _refuse(name):
+    raise MissingWeights(f"{name} is not here.")
 
 
 def test_singular_vectors_are_compared_by_their_suite(tmp_path):
     results = benchmark.run_benchmark(
-        prepare(Settings(suite="singular", limit=3, num_inference_steps=2, judges=())), tmp_path
+        prepare(BenchmarkSettings(suite="singular", limit=3, num_inference_steps=2, judges=())), tmp_path
     )
     assert results is not None
     assert set(results.singular) == {"inversion", "npnet", "random"}
@@ -168,17 +189,17 @@ def test_singular_vectors_are_compared_by_their_suite(tmp_path):
     assert ((left >= 0) & (left <= 1 + 1e-6)).all()
 
 
-def test_the_distance_to_real_pictures_needs_some(tmp_path, tiny_sdxl_folder, tiny_judges_folder, monkeypatch):
+def test_the_distance_to_real_images_needs_some(tmp_path, tiny_sdxl_folder, tiny_judges_folder, monkeypatch):
     monkeypatch.setattr("golden.judges.loading.ASSETS", tiny_judges_folder)
     prompts = tmp_path / "p.txt"
     prompts.write_text("a dog\na cat\n")
-    settings = Settings(suite="frechet", model=tiny_sdxl_folder, prompts=prompts, num_inference_steps=2)
+    settings = BenchmarkSettings(suite="frechet", model=tiny_sdxl_folder, prompts=prompts, num_inference_steps=2)
     settings = replace(settings, arms=("standard", "repaint"), judges=("CLIPScore",))
     with pytest.raises(InvalidInput, match="give a folder of them with --real"):
         prepare(settings)
-    with pytest.raises(InvalidInput, match="at least 2 pictures"):
+    with pytest.raises(InvalidInput, match="at least 2 images"):
         prepare(replace(settings, real=tmp_path))
-    shapes = Settings(
+    shapes = BenchmarkSettings(
         suite="frechet", limit=4, num_inference_steps=2, arms=("standard", "npnet"), judges=("CLIPScore",)
     )
     results = benchmark.run_benchmark(prepare(shapes), tmp_path / "run")

@@ -1,6 +1,7 @@
 """Networks that a suite trains: from the pairs that are there, once each, and found again."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from eval import run_benchmark as benchmark
-from eval.run_benchmark import Settings, prepare
-from eval.training import Training, check_networks, open_pairs, take_pairs, train_network, train_networks
+from eval import benchmark, networks
+from eval.benchmark import prepare
+from eval.networks import NetworkRecipe, check_networks, open_pairs, prepare_networks, take_pairs, train_network
+from eval.settings import BenchmarkSettings
 from golden.errors import GoldenError, InvalidInput
 from golden.models import MODELS
 from golden.npnet import load_npnet
 from train.pairs import Shard, finished_shards, read_shard, write_manifest, write_shard
+from train.settings import Architecture, TrainingSettings
 
 SHAPES = MODELS["shapes"]
 
@@ -50,7 +53,7 @@ def make_pairs(folder: Path, num_shards: int = 2, size: int = 6, targets: tuple[
     return folder
 
 
-def test_a_folder_of_pairs_is_looked_at_before_anything_is_trained(tmp_path):
+def test_a_folder_of_pairs_is_inspected_before_anything_is_trained(tmp_path):
     folder = make_pairs(tmp_path / "pairs")
     pairs = open_pairs(folder, SHAPES)
     assert (pairs.targets, pairs.judges, pairs.num_sources) == (("10x1", "20x1"), ("HPSv2",), 12)
@@ -94,24 +97,57 @@ def test_the_first_sources_come_with_all_their_targets(tmp_path, number, shards)
 
 def test_a_training_that_fails_is_one_sentence(tmp_path):
     pairs = open_pairs(make_pairs(tmp_path / "pairs", num_shards=1), SHAPES)
-    with pytest.raises(GoldenError, match=r"Training 'x' failed: \S+"):
-        train_network(Training(("--filter", "nonsense")), pairs, SHAPES, tmp_path / "x")
+    with pytest.raises(GoldenError, match=r"^Training 'x' failed: [^\n]+$"):
+        train_network(NetworkRecipe(TrainingSettings(filter="nonsense")), pairs, SHAPES, tmp_path / "x")
 
 
-def test_a_file_stands_for_itself_and_a_missing_one_is_said(tmp_path):
+def test_a_training_is_not_one_of_torchruns_workers(tmp_path, monkeypatch):
+    pairs = open_pairs(make_pairs(tmp_path / "pairs", num_shards=1), SHAPES)
+    seen = []
+
+    def pretend(options, settings, architecture) -> None:
+        seen.append({name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")})
+        (options.out / "npnet.safetensors").parent.mkdir(parents=True, exist_ok=True)
+        (options.out / "npnet.safetensors").write_bytes(b"")
+
+    monkeypatch.setattr(networks, "run_training", pretend)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    train_network(NetworkRecipe(), pairs, SHAPES, tmp_path / "x")
+    assert seen == [{"RANK": None, "WORLD_SIZE": None, "LOCAL_RANK": None}]
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("0", "2")
+
+
+def test_a_recipe_is_described_by_what_differs_from_the_defaults():
+    assert NetworkRecipe().describe() == "defaults"
+    recipe = NetworkRecipe(
+        TrainingSettings(filter="HPSv2", targets=("10x1", "20x1"), bf16=True),
+        Architecture(text=False),
+        num_pairs=600,
+        fine_tunes=True,
+        alpha_scale=2.0,
+    )
+    assert recipe.describe() == "fine-tuned 600 pairs filter HPSv2 targets 10x1 20x1 bf16 no-text"
+    assert recipe.folder == "fine-tuned-600-pairs-filter-HPSv2-targets-10x1-20x1-bf16-no-text"
+    assert replace(recipe, alpha_scale=1.0).folder == recipe.folder
+
+
+def test_a_finished_file_needs_no_training_and_a_missing_one_is_reported(tmp_path):
     file = str(SHAPES.npnet)
-    assert train_networks({"own": Training(file=file)}, None, SHAPES, tmp_path)["own"].training is False
-    check_networks({"own": Training(file=file)}, None, SHAPES)
+    assert prepare_networks({"own": NetworkRecipe(file=file)}, None, SHAPES, tmp_path)["own"].training is False
+    check_networks({"own": NetworkRecipe(file=file)}, None, SHAPES)
     with pytest.raises(GoldenError, match="nowhere"):
-        check_networks({"own": Training(file="nowhere.safetensors")}, None, SHAPES)
+        check_networks({"own": NetworkRecipe(file="nowhere.safetensors")}, None, SHAPES)
     pairs = open_pairs(make_pairs(tmp_path / "pairs", num_shards=1), SHAPES)
     with pytest.raises(InvalidInput, match="no NPNet of 'shapes' to fine-tune"):
-        check_networks({"a": Training(fine_tunes=True)}, pairs, replace(SHAPES, npnet=None))
+        check_networks({"a": NetworkRecipe(fine_tunes=True)}, pairs, replace(SHAPES, npnet=None))
 
 
 def test_a_suite_trains_scales_renders_and_goes_on_where_it_was(tmp_path):
     folder = make_pairs(tmp_path / "pairs")
-    settings = Settings(suite="branch-weights", limit=1, seeds=1, num_inference_steps=2, judges=(), num_epochs=1)
+    settings = BenchmarkSettings(
+        suite="branch-weights", limit=1, num_seeds=1, num_inference_steps=2, judges=(), num_epochs=1
+    )
     settings = replace(settings, pairs=folder)
     run = prepare(settings)
     results = benchmark.run_benchmark(run, tmp_path / "run")

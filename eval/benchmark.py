@@ -1,0 +1,339 @@
+"""A benchmark from settings to results: prepare, train what the suite trains, render batch by batch, summarise."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from eval.distances import frechet_by_variant, render_real, singular_similarity
+from eval.networks import PairsFolder, check_networks, describe_networks, open_pairs, prepare_networks
+from eval.prompt_sets import SHAPES, PromptSet, load_prompt_set
+from eval.rendering import Renderer, Timings, Unit, Variant, check_variant, encode_images, plan_batches
+from eval.results import Results
+from eval.runs import RunFolder, explain_write_errors, wait_for_parts
+from eval.settings import BenchmarkSettings
+from eval.suites import Suite, SuitePlan, SuiteSettings, find_suite
+from eval.summary import CLUSTER, RIGHT, add_clusters, cluster_prompts, compare_all, find_categories
+from golden.checks import MAX_SEED, check_whole
+from golden.errors import GoldenError, InvalidInput
+from golden.files import atomic_path, open_image, sha256
+from golden.judges import JUDGES, JudgeSet, find_judge, load_judge, load_judges
+from golden.judges.base import ClipJudge
+from golden.model import load_model, pick_device
+from golden.models import ModelSpec, find_model
+from golden.npnet import find_npnet
+from golden.pipelines import load_pipeline
+from golden.provenance import describe_run, find_worker, hash_model
+from golden.request import check_control
+from golden.settings import read_control, read_file
+from train.pairs import read_rows
+
+MAX_SEEDS = 1024
+MAX_BATCH_SIZE = 4096
+MAX_EPOCHS = 10_000
+IMAGE_ENCODER = "CLIPScore"
+"""The judge whose image embeddings measure how far images are from each other."""
+NUM_NOISES = 64  # of which singular vectors are compared
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A benchmark that is ready to start: everything was found and checked."""
+
+    settings: BenchmarkSettings
+    suite: Suite
+    prompts: PromptSet
+    seeds: list[int]
+    plan: SuitePlan
+    pairs: PairsFolder | None
+    renderer: Renderer
+    judge_names: tuple[str, ...]
+    real: list[Image.Image] = field(default_factory=list)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.renderer.model.spec
+
+    @property
+    def variants(self) -> list[Variant]:
+        return self.plan.variants
+
+    @property
+    def batches(self) -> list[list[Unit]]:
+        return plan_batches(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size)
+
+
+def pick_worker_device(name: str) -> str:
+    """The device of this worker: of several workers of torchrun, each takes a GPU of its own."""
+    device = pick_device(name)
+    return f"cuda:{find_worker()[0] % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+# --- before the first image -------------------------------------------------------------------------------------------
+
+
+def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
+    """Find and check everything that a run needs, before the first image.
+
+    Raises: GoldenError in one sentence for whatever is unknown, missing or unfit.
+    """
+    spec, suite = find_model(settings.model), find_suite(settings.suite)
+    seeds = list_seeds(settings, suite)
+    check_whole("batch size", settings.batch_size, 1, MAX_BATCH_SIZE)
+    check_whole("number of epochs", settings.num_epochs, 1, MAX_EPOCHS)
+    set_name = settings.prompt_set or ("own" if settings.prompts else SHAPES)
+    prompts = load_prompt_set(set_name, settings.prompts, spec).limit(settings.limit)
+    pairs = open_pairs(settings.pairs, spec) if settings.pairs else None
+    plan = make_plan(settings, suite, spec, pairs)
+    plan = replace(plan, variants=[check_variant(v, spec, prompts.prompts[0].text) for v in plan.variants])
+    check_networks(plan.networks, pairs, spec)
+    control = read_control(read_file(settings.control)) if settings.control else None
+    check_control(control, spec)
+    real = open_real_images(settings.real, spec, prompts) if suite.measures == "frechet" else []
+    judges = open_judges(settings, spec, device)
+    if not spec.checker and judges is None:
+        raise InvalidInput(f"Nothing can measure images of {spec.name!r}: choose judges with --judges.")
+    needs_encoder = real or (judges and IMAGE_ENCODER in judges.names)
+    image_encoder = open_image_encoder(settings, device) if needs_encoder else None
+    renderer = Renderer(
+        load_model(settings.model, npnet=settings.npnet, device=device, memory=settings.memory),
+        unets=load_unets(plan.variants, spec, device),
+        judges=judges,
+        image_encoder=image_encoder,
+        control=control,
+        bf16=settings.bf16,
+    )
+    renderer.check(plan.variants, prompts.prompts[0])
+    return Run(settings, suite, prompts, seeds, plan, pairs, renderer, judges.names if judges else (), real)
+
+
+def list_seeds(settings: BenchmarkSettings, suite: Suite) -> list[int]:
+    """The seeds of every range of the suite. Raises: InvalidInput for numbers that are not allowed."""
+    asked = suite.num_seeds if settings.num_seeds is None else settings.num_seeds
+    num_seeds = check_whole("number of seeds", asked, 1, MAX_SEEDS)
+    first = check_whole("first seed", settings.first_seed, 0, MAX_SEED - num_seeds - max(suite.seed_starts))
+    return [first + start + index for start in suite.seed_starts for index in range(num_seeds)]
+
+
+def make_plan(settings: BenchmarkSettings, suite: Suite, spec: ModelSpec, pairs: PairsFolder | None) -> SuitePlan:
+    """The suite's plan for a model. Raises: InvalidInput for arms that the suite does not take."""
+    plan = suite.make_plan(
+        spec,
+        SuiteSettings(
+            arms=settings.arms,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+            num_epochs=settings.num_epochs,
+            targets=pairs.targets if pairs else (),
+            num_pairs=pairs.num_sources if pairs else 0,
+        ),
+    )
+    if settings.arms and {variant.arm for variant in plan.variants} != set(settings.arms):
+        raise InvalidInput(f"The suite {suite.name!r} compares arms of its own: leave out --arms.")
+    return plan
+
+
+def load_unets(variants: Sequence[Variant], spec: ModelSpec, device: str) -> dict[str, torch.nn.Module]:
+    """The UNets that variants name beside the model's own."""
+    names = dict.fromkeys(variant.unet for variant in variants if variant.unet)
+    return {name: load_pipeline(replace(spec, parts=replace(spec.parts, unet=name)), device).unet for name in names}
+
+
+def open_real_images(folder: Path | None, spec: ModelSpec, prompts: PromptSet) -> list[Image.Image]:
+    """The images of a folder; in the shapes world, without one, rendered scenes of the prompts.
+
+    Raises: InvalidInput if there is no folder, or it has fewer than two images.
+    """
+    if folder is None:
+        if spec.checker != "shapes":
+            raise InvalidInput("The distance to real images needs some: give a folder of them with --real.")
+        return render_real([prompt.text for prompt in prompts.prompts])
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if len(paths) < 2:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise InvalidInput(f"{folder} must hold at least 2 images ({suffixes}), got {len(paths)}.")
+    return [open_image(path) for path in paths]
+
+
+def open_image_encoder(settings: BenchmarkSettings, device: str) -> ClipJudge:
+    """The CLIP model that embeds images. Raises: GoldenError if its weights cannot be loaded."""
+    judge = load_judge(IMAGE_ENCODER, settings.judge_weights, device=device)  # type: ignore[arg-type]
+    assert isinstance(judge, ClipJudge)
+    return judge
+
+
+def open_judges(settings: BenchmarkSettings, spec: ModelSpec, device: str) -> JudgeSet | None:
+    """The judges that were asked for, each tried on a grey image; of "all", those without weights are left out.
+
+    If none are named, the shapes world has all, which are embedded.
+    Raises: GoldenError with the sentence of a judge that was asked for by name and cannot be loaded.
+    """
+    chosen = settings.judges if settings.judges is not None else (("all",) if spec.checker == "shapes" else ())
+    if not chosen or chosen == ("none",):
+        return None
+    asked_for_all = chosen == ("all",)
+    names = tuple(JUDGES) if asked_for_all else chosen
+    for name in names:
+        find_judge(name)
+    judges = load_judges(names, settings.judge_weights, device=device)
+    grey = Image.new("RGB", (128, 128), (128, 128, 128))
+    failed = {name: result for name, result in judges.stream([grey], ["a circle"]) if isinstance(result, str)}
+    if failed and (not asked_for_all or len(failed) == len(names)):
+        raise GoldenError(next(iter(failed.values())))
+    for sentence in failed.values():
+        print(f"left out: {sentence}", file=sys.stderr)
+    kept = [name for name in names if name not in failed]
+    return load_judges(kept, settings.judge_weights, device=device) if failed else judges
+
+
+def identify(run: Run) -> dict:
+    """What decides the rows of a run."""
+    settings, model = run.settings, run.renderer.model
+    npnet = settings.npnet or model.spec.npnet
+    return {
+        "model": model.spec.name,
+        "suite": run.suite.name,
+        "prompts": {"name": run.prompts.name, "num": len(run.prompts.prompts), "sha256": run.prompts.sha256},
+        "seeds": {"first": settings.first_seed, "num": len(run.seeds)},
+        "variants": [asdict(variant) for variant in run.variants],
+        "batch_size": settings.batch_size,
+        "bf16": settings.bf16,
+        "judges": list(run.judge_names),
+        "judge_weights": settings.judge_weights if run.judge_names else None,
+        "weights": hash_model(model.spec),
+        "control": sha256(settings.control) if settings.control else None,
+        "networks": describe_networks(run.plan.networks, run.pairs),
+        "npnet": sha256(find_npnet(npnet)) if model.npnet is not None and npnet else None,
+    }
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def run_benchmark(run: Run, out: Path, device: str = "cpu", *, keep_images: bool = False) -> Results | None:
+    """Train what the suite trains, render, merge and compare; None in all workers but the first."""
+    rank, num_workers = find_worker()
+    folder = RunFolder(out)
+    folder.open(identify(run), describe_run(device) | {"workers": num_workers}, write=rank == 0)
+    started = time.perf_counter()
+    networks = prepare_networks(run.plan.networks, run.pairs, run.spec, out / "networks", device)
+    run.renderer.npnets |= {name: network.to(device) for name, network in networks.items()}
+    render_parts(run, folder, keep_images=keep_images)
+    if rank > 0:
+        return None
+    wait_for_parts(folder, run.batches, run.variants)
+    return summarise(run, folder, seconds_of_last_start=round(time.perf_counter() - started, 1))
+
+
+def render_parts(run: Run, folder: RunFolder, *, keep_images: bool = False) -> None:
+    """Render what is missing of this worker's batches."""
+    rank, num_workers = find_worker()
+    plan = run.batches
+    bar = tqdm(range(rank, len(plan), num_workers), run.suite.name, unit="batch", mininterval=1, disable=rank > 0)
+    tally: dict[str, list[float]] = {}
+    for index in bar:
+        if folder.has_part(index, run.variants, plan[index]):
+            continue
+        rows, images, timings = run.renderer.measure_batch(run.variants, plan[index])
+        if keep_images:
+            save_images(folder.folder / "images", plan[index], images)
+        folder.write_part(index, rows, asdict(timings), rank)
+        if RIGHT in rows:
+            for name, group in rows.groupby("variant", sort=False):
+                tally.setdefault(str(name), []).extend(group[RIGHT].astype(float))
+            bar.set_postfix({name: f"{100 * sum(values) / len(values):.1f}%" for name, values in tally.items()})
+
+
+def save_images(folder: Path, units: Sequence[Unit], images: dict[str, list[Image.Image]]) -> None:
+    """Write images as PNG, named by prompt, seed and variant."""
+    with explain_write_errors(folder):
+        for name, made in images.items():
+            for unit, image in zip(units, made, strict=True):
+                with atomic_path(folder / f"{unit.prompt_index:04d}-{unit.seed}-{name}.png") as temporary:
+                    image.save(temporary, format="PNG")
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def summarise(run: Run, folder: RunFolder, **facts: object) -> Results:
+    """Merge a finished run's parts, compare its variants, and record the effects and `facts` in its manifest."""
+    num_parts, variants, checker = len(run.batches), run.variants, run.spec.checker
+    rows = add_clusters(folder.merge(num_parts, variants), checker)
+    extras = folder.read_extras(num_parts, variants).assign(**{CLUSTER: rows[CLUSTER]})
+    effects = compare_all(rows, variants)
+    grouped = group_rows(rows, run)
+    by_category = [effect for name in find_categories(grouped) for effect in compare_all(grouped, variants, name)]
+    timings = folder.read_timings()
+    folder.note(
+        dropped_prompts=[asdict(row) for row in run.prompts.dropped],
+        seconds=sum_seconds(timings),
+        results=[asdict(effect) for effect in effects],
+        **facts,
+    )
+    return Results(
+        suite=run.suite,
+        model=run.spec.name,
+        prompts=run.prompts.name,
+        variants=variants,
+        rows=grouped,
+        effects=effects,
+        by_category=by_category,
+        timings=timings,
+        manifest=folder.read_manifest() or {},
+        extras=extras,
+        left_out=run.plan.left_out,
+        singular=compare_singular_vectors(run) if run.suite.measures == "singular" else {},
+        frechet=compare_with_real(run, extras) if run.real else {},
+        pairs=read_pairs(run.pairs, checker) if run.pairs else None,
+    )
+
+
+def group_rows(rows: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """The rows under the report's categories: those of the prompts, or the ranges of seeds if there are several."""
+    starts = [run.settings.first_seed + start for start in run.suite.seed_starts]
+    if len(starts) == 1:
+        return rows
+    length = len(run.seeds) // len(starts)
+    names = {start + index: f"seeds {start} to {start + length - 1}" for start in starts for index in range(length)}
+    return rows.assign(category=rows["seed"].map(names))
+
+
+def read_pairs(pairs: PairsFolder, checker: str | None) -> pd.DataFrame:
+    """The rows of a folder of pairs, with their clusters."""
+    rows = read_rows(pairs.folder)
+    return rows.assign(**{CLUSTER: cluster_prompts(rows["prompt"], checker)})
+
+
+def compare_singular_vectors(run: Run) -> dict[str, tuple]:
+    """By arm, how similar the singular vectors of its noise are to those of the source noise."""
+    units = [Unit(i, prompt, run.seeds[0]) for i, prompt in enumerate(run.prompts.prompts[:NUM_NOISES])]
+    start = run.renderer.start(units)
+    noises = run.renderer.make_noises(run.variants, start, Timings())
+    return {name: singular_similarity(start.source, noise) for name, noise in noises.items() if name != "standard"}
+
+
+def compare_with_real(run: Run, extras: pd.DataFrame) -> dict:
+    """By variant, its distance to real images."""
+    encoder = run.renderer.image_encoder
+    assert encoder is not None, "prepare opens one for a run with real images"
+    return frechet_by_variant(extras, [variant.name for variant in run.variants], encode_images(encoder, run.real))
+
+
+def sum_seconds(timings: Sequence[dict]) -> dict:
+    """Seconds over all batches: of each arm's noise, of sampling each group of variants, and of measuring."""
+    total: dict = {"noise": {}, "sampling": {}, "measuring": 0.0}
+    for entry in timings:
+        for kind in ("noise", "sampling"):
+            for name, seconds in entry[kind].items():
+                total[kind][name] = total[kind].get(name, 0.0) + seconds
+        total["measuring"] += entry["measuring"]
+    return total
