@@ -296,7 +296,7 @@ def test_a_controlnet_takes_a_control_image(open_page, tiny_steered, edges, tmp_
         page.click("#compare_button")
         wait_for_text(page, "#status", "needs a control image")
         picked.set_input_files(tmp_path / "broken.jpg")
-        wait_for_text(page, "#status", "not a PNG, JPEG or WebP file")
+        wait_for_text(page, "#status", "not a readable PNG, JPEG or WebP file")
         seen = []
         for name in ("edges.png", "turned.webp"):
             picked.set_input_files(tmp_path / name)

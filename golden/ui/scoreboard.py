@@ -95,7 +95,7 @@ def find_winner(verdicts: Mapping[str, Verdict]) -> str | None:
 def pair_probability(by_arm: Mapping[str, float]) -> dict[str, float]:
     """By arm of two, the probability that it is preferred: the softmax of MPS's scores."""
     (first, a), (second, b) = by_arm.items()
-    share = MPS.preference(torch.tensor(b, dtype=torch.float64), torch.tensor(a, dtype=torch.float64)).item()
+    share = MPS.preference(torch.tensor([b], dtype=torch.float64), torch.tensor([a], dtype=torch.float64)).item()
     return {first: 1 - share, second: share}
 
 

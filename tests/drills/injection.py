@@ -83,7 +83,7 @@ def try_payloads(browser: Browser, url: str) -> tuple[int, int]:
             file = Path(folder) / f"{payload.replace('/', '_')}.png"
             file.write_bytes(b"no image")
             page.locator("#share input[type=file]").set_input_files(file)
-            wait_for_text(page, "#status", "not a PNG")
+            wait_for_text(page, "#status", "not a readable PNG")
     open_tab(page, "History")
     page.wait_for_selector("#gallery button.thumbnail-item")
     for payload in PAYLOADS:  # what is searched for

@@ -87,7 +87,7 @@ def drill_leavers(url: str, model: Model, num_leavers: int = NUM_LEAVERS) -> Non
     requests, waits, right = make_requests(num_leavers, 2), [], 0
     with httpx.Client(timeout=60) as client:
         for request in requests:
-            leave_in_mid_run(url)
+            leave_mid_run(url)
             started = time.monotonic()
             kind, answer = ask(client, url, *as_data(request))
             waits.append(time.monotonic() - started)
@@ -97,7 +97,7 @@ def drill_leavers(url: str, model: Model, num_leavers: int = NUM_LEAVERS) -> Non
     require(right == num_leavers)
 
 
-def leave_in_mid_run(url: str) -> None:
+def leave_mid_run(url: str) -> None:
     """Start a long comparison, and hang up once it is under way."""
     with httpx.Client(timeout=ANSWER_SECONDS) as client:
         event_id = send(client, url, list(LONG_DATA)).json()["event_id"]
