@@ -8,20 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import (
-    BlipVisionConfig,
-    BlipVisionModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-)
+from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
+from golden.files import load_weights
 from golden.judges import Judge
 from golden.judges.aesthetic import Aesthetic
 from golden.judges.clip_score import CLIPScore
 from golden.judges.hpsv2 import HPSv2
 from golden.judges.image_reward import ImageReward
-from golden.judges.inputs import load_tokenizer
 from golden.judges.mps import MPS
 from golden.judges.pickscore import PickScore
 from train.shapes.judge_images import JudgeImages
@@ -51,11 +45,10 @@ from train.shapes.judges.losses import (
 )
 from train.shapes.judges.reading import ReadingHeads, ranking_loss
 from train.shapes.judges.report import score_images, share_right_position, share_right_vs_wrong
-from train.shapes.judges.towers import TextReader, VisionReader, draw_scenes, vision_loss
+from train.shapes.judges.towers import VisionReader, vision_loss
 from train.shapes.training import TrainingPlan, rng_for, train
 
 VISION_STEPS = 600
-TEXT_STEPS = 400
 SAVE_EVERY = 50
 EVALUATE_EVERY = 1000
 
@@ -166,23 +159,6 @@ def train_vision(kind: str, run: JudgeRun) -> dict[str, Tensor]:
     return trained.tower.state_dict()
 
 
-def train_text(run: JudgeRun) -> dict[str, Tensor]:
-    """The weights of the embedded model's second text encoder whose pooled output has learned what is where."""
-    torch.manual_seed(run.seed)
-    tower = CLIPTextModelWithProjection.from_pretrained(TEXT_FOLDER, dtype=torch.float32)
-    reader = TextReader(tower, tower.config.projection_dim).train()
-    words = words_config()
-    tokenizer = load_tokenizer(words["tokenizer"], words["context_length"])
-
-    def compute_loss(step: int) -> Tensor:
-        captions, scenes = draw_scenes(rng_for(run.seed, step), run.batch_size or 128)
-        with fast():
-            return reader.loss(tokenizer(captions).ids, scenes)
-
-    trained: Any = train("judges-text", reader, compute_loss, short_plan(run.steps(TEXT_STEPS), 1e-3))
-    return trained.tower.state_dict()
-
-
 def train_towers(run: JudgeRun) -> dict[str, Tensor]:
     """The weights of the CLIPModel from which all judges but ImageReward start: CLIPScore's."""
     return train_student("CLIPScore", run).judge.model.state_dict()
@@ -192,12 +168,13 @@ def train_towers(run: JudgeRun) -> dict[str, Tensor]:
 
 
 def start_clip_score(run: JudgeRun) -> Student:
-    """Towers that know what is where, each on its own side."""
-    vision, text = train_vision("clip", run), train_text(run)
+    """A vision tower that knows what is where, and the embedded model's text encoder, which knows it of captions."""
+    vision = train_vision("clip", run)
     torch.manual_seed(run.seed)
     judge = CLIPScore({"clip": clip_config(), **words_config()})
     judge.model.vision_model.load_state_dict(vision)
-    judge.model.load_state_dict(judge.model.state_dict() | text)
+    text, _ = load_weights(TEXT_FOLDER / "model.safetensors")
+    judge.model.load_state_dict(judge.model.state_dict() | {name: value.float() for name, value in text.items()})
     return Student(judge)
 
 

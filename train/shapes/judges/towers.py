@@ -1,8 +1,7 @@
-"""What towers learn before they judge: vision towers what is where in an image, CLIP's text tower where words put it.
+"""What vision towers learn before they judge: what is where in an image.
 
-Without this no judge learns positions. A vision tower that only names what is in each patch forgets where the patch
-is, and the pooled output of the embedded model's text encoder says nothing of relations: from it, "left of" is told
-from "right of" in 50 % of captions, and from its word states in 100 %. See train/shapes/README.md.
+Without this no judge learns positions: a tower that only names what is in each patch forgets where the patch is. CLIP's
+text tower needs no lesson of its own, since the embedded model's second text encoder knows what a caption puts where.
 """
 
 import numpy as np
@@ -82,28 +81,15 @@ def place_loss(logits: Tensor) -> Tensor:
     return F.cross_entropy(rows, patch // GRID) + F.cross_entropy(columns, patch % GRID)
 
 
-class TextReader(nn.Module):
-    """CLIP's text tower with its projection, and a head that says of a caption what is where in a scene of it."""
-
-    def __init__(self, tower: nn.Module, width: int) -> None:
-        super().__init__()
-        self.tower = tower
-        self.sides = SidesHead(width)
-
-    def loss(self, ids: Tensor, scenes: list[Scene]) -> Tensor:
-        return self.sides.loss(self.tower(input_ids=ids).text_embeds, scenes)
-
-
-def draw_scenes(rng: np.random.Generator, number: int) -> tuple[list[str], list[Scene]]:
-    """Training captions, at least POSITION_SHARE of which ask for a position, and a scene of each."""
+def draw_scenes(rng: np.random.Generator, number: int) -> list[Scene]:
+    """Scenes of training captions, at least POSITION_SHARE of which ask for a position."""
     wanted = ["position" if rng.random() < POSITION_SHARE else None for _ in range(number)]
-    drawn = [draw_caption(rng, dimension=dimension) for dimension in wanted]
-    return [caption for caption, _ in drawn], [sample_scene(request, rng) for _, request in drawn]
+    return [sample_scene(draw_caption(rng, dimension=dimension)[1], rng) for dimension in wanted]
 
 
 def vision_loss(reader: VisionReader, rng: np.random.Generator, num_images: int) -> Tensor:
     """The loss of a batch of rendered scenes, 3 of 10 of them distorted."""
-    _, scenes = draw_scenes(rng, num_images)
+    scenes = draw_scenes(rng, num_images)
     batch = [draw(scene) for scene in scenes]
     batch = [distort(p, pick_distortion(rng), 0.5 * rng.random(), rng) if rng.random() < 0.3 else p for p in batch]
     return reader.loss(to_pixels(batch), scenes)
