@@ -408,8 +408,8 @@ def test_impossible_branches_are_refused(config_class, values):
 
 def test_every_branch_has_a_field_a_config_and_a_module():
     """What a new branch touches: its line of BRANCHES and its field, nothing else."""
-    shapes = {"channels", "height", "width", "num_tokens", "embedding_dim"}
-    assert {entry.name for entry in fields(NPNetConfig)} == shapes | set(BRANCHES)
+    others = {"channels", "height", "width", "num_tokens", "embedding_dim", "keep_norm"}
+    assert {entry.name for entry in fields(NPNetConfig)} == others | set(BRANCHES)
     config = replace(SMALL, **{name: getattr(SMALL, name) or BRANCHES[name].config_class() for name in BRANCHES})
     net = make_net(config)
     assert {name: type(module) for name, module in net.branch_modules.items()} == {
@@ -980,3 +980,20 @@ def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
     (tmp_path / "net.safetensors").rename(tmp_path / "sdxl")
     with pytest.raises(BadWeights, match="of kind none"):
         load_npnet("sdxl")
+
+
+def test_keep_norm_gives_golden_noise_the_norm_of_its_source_and_no_other_direction(tmp_path):
+    branches = {"singular": None, "residual": None, "text": None, "layout": LayoutConfig(8)}
+    config = NPNetConfig(height=16, width=16, num_tokens=3, embedding_dim=5, **branches)
+    torch.manual_seed(0)
+    free, kept = NPNet(config), NPNet(replace(config, keep_norm=True))
+    with torch.no_grad():
+        for parameter in free.parameters():
+            parameter.normal_()
+    kept.load_state_dict(free.state_dict())
+    noise, embeds = torch.randn(4, 4, 16, 16), torch.randn(4, 3, 5)
+    one, other = (net.eval()(noise, embeds).flatten(1) for net in (free, kept))
+    assert torch.allclose(other.norm(dim=1), noise.flatten(1).norm(dim=1), rtol=1e-5)
+    assert torch.allclose(torch.nn.functional.cosine_similarity(one, other), torch.ones(4), atol=1e-5)
+    save_npnet(tmp_path / "kept.safetensors", kept)
+    assert load_npnet(tmp_path / "kept.safetensors").config.keep_norm

@@ -28,7 +28,7 @@ from train.trainer import Trainer, TrainingDiverged, make_schedule, train
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = TrainingSettings(filter="all", num_epochs=3, batch_size=16, learning_rate=3e-3, ema_decay=0.5)
-SMALL = Architecture(swin_width=16)
+SMALL = Architecture(keep_norm=False, swin_width=16)
 STEADY = replace(SMALL, drop_path_rate=0.0)  # dropped paths are drawn anew for every part of a batch
 NUM_PAIRS = 96
 

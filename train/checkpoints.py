@@ -42,7 +42,8 @@ class TrainingFolder:
             return None
         saved, _ = load_weights(self.checkpoint_path)
         # Settings that a checkpoint lacks are newer than it, and had their defaults' effect.
-        found = asdict(TrainingSettings()) | asdict(Architecture()) | saved.get("identity", {})
+        defaults = asdict(TrainingSettings()) | asdict(Architecture(keep_norm=False))
+        found = defaults | saved.get("identity", {})
         for name, value in self.identity.items():
             there = json.loads(json.dumps(found.get(name)))
             if there != value:

@@ -31,6 +31,7 @@ def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
         residual=residual if architecture.residual else None,
         text=TextConfig(architecture.text_map_size) if architecture.text else None,
         layout=LayoutConfig(architecture.layout_rank) if architecture.layout_rank else None,
+        keep_norm=architecture.keep_norm,
     )
     return NPNet(config)
 

@@ -94,6 +94,7 @@ class Architecture:
     swin_width: int = flag(48, "small Swin (latents below 64): width, a multiple of 16")
     swin_depth: int = flag(2, "small Swin: number of layers")
     drop_path_rate: float = flag(0.1, "small Swin: share of paths dropped in training")
+    keep_norm: bool = flag(True, "scale golden noise to the norm of its source noise; free as published")
 
 
 def check_positive(**values: int | None) -> None:

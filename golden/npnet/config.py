@@ -18,6 +18,8 @@ class NPNetConfig:
     channels, height, width: of the latents. num_tokens, embedding_dim: of the prompt embeddings.
     singular, residual, text, layout: the config of each branch, None to leave its term out of the sum (without
         `singular` the source noise passes unchanged).
+    keep_norm: golden noise is scaled to the norm of its source noise, row by row.
+        Differs from the paper: a smaller norm alone changes images, so that for our own weights no gain is the norm's.
     """
 
     channels: int = 4
@@ -29,6 +31,7 @@ class NPNetConfig:
     residual: ResidualConfig | None = field(default_factory=ResidualConfig)
     text: TextConfig | None = field(default_factory=TextConfig)
     layout: LayoutConfig | None = None
+    keep_norm: bool = False
 
     def __post_init__(self) -> None:
         limits = {"channels": 128, "height": 1024, "width": 1024, "num_tokens": 4096, "embedding_dim": 16384}
@@ -37,6 +40,8 @@ class NPNetConfig:
             value = getattr(self, name)
             if value is not None and not isinstance(value, branch.config_class):
                 raise InvalidInput(f"NPNetConfig.{name} must be a {branch.config_class.__name__} or None.")
+        if not isinstance(self.keep_norm, bool):
+            raise InvalidInput(f"keep_norm must be true or false, got {self.keep_norm!r}.")
         if all(getattr(self, name) is None for name in BRANCHES):
             raise InvalidInput(f"An NPNet needs at least one of its branches: {', '.join(BRANCHES)}.")
 

@@ -66,6 +66,8 @@ class NPNet(nn.Module):
             for name, output in outputs.items():
                 if name not in ("singular", "text_embedding", "residual"):
                     golden = golden + output
+            if self.config.keep_norm:
+                golden = golden * (_row_norms(noise) / _row_norms(golden))
         return outputs | {"golden": golden}
 
     def _check_shapes(self, source_noise: Tensor, prompt_embeds: Tensor) -> None:
@@ -80,3 +82,8 @@ class NPNet(nn.Module):
             raise InvalidInput(
                 f"This NPNet takes prompt embeddings of shape {expected}, got {tuple(prompt_embeds.shape)}."
             )
+
+
+def _row_norms(noise: Tensor) -> Tensor:
+    """(B, 1, 1, 1) norms of the rows."""
+    return noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
