@@ -18,21 +18,21 @@ from typing import Any
 
 import PIL
 import torch
-from PIL import Image
-from safetensors.torch import load_file
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
-
 from oracle import NUM_LAYERS
+from PIL import Image
 from rebuild import rebuilt
+from safetensors.torch import load_file
 
 from golden.judges import JUDGES, Judge
 from golden.judges.inputs import openai_vocabulary
 
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_ENVIRONMENT = Path(tempfile.gettempdir()) / "golden-judge-parity"
+
+
 PACKAGES = ["hpsv2==1.2.0", "image-reward==1.5", "transformers==4.55.4", "timm==0.6.13", "clip-anytorch"]
 PACKAGES += ["torch", "torchvision", "einops"]
-# Pillow 13 resizes some images otherwise than 12, by up to 13 of 255: both sides must have the same.
+# Pillow 13 resizes some images differently from 12, by up to 13 of 255: both sides must have the same version.
 PACKAGES += [f"pillow=={PIL.__version__}"]
 # clip imports pkg_resources, which later versions no longer have.
 PACKAGES += ["setuptools<80"]
@@ -43,7 +43,7 @@ PIXEL_TOLERANCE = 1e-5
 TOLERANCES = dict.fromkeys(JUDGES, 1e-4) | {"MPS": 2e-3}  # MPS's original halves the precision of its pixels
 
 # Squares, both orientations, and odd margins, where the originals round the crop differently. HPSv2's original fails on
-# pictures that are not square and whose longest edge is 224, so there is none.
+# images that are not square and whose longest edge is 224, so there is none.
 SIZES = [(512, 512), (640, 400), (301, 768), (227, 224), (224, 231), (500, 371), (230, 100), (96, 64)]
 PROMPTS = [
     "a cat & a dog “quoted”",
@@ -58,7 +58,7 @@ PROMPTS = [
 
 
 def make_environment(folder: Path) -> Path:
-    """The Python of an environment with the original packages, made if it is not there."""
+    """The Python of an environment with the original packages, created if need be."""
     python = folder / "bin" / "python"
     ready = folder / "ready"
     if not ready.exists():
@@ -185,7 +185,7 @@ def compare(name: str, work: Path, cases: list[dict[str, str]]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(tempfile.gettempdir()) / "golden-judge-parity"
+    default = DEFAULT_ENVIRONMENT
     parser.add_argument("--env", type=Path, default=default, help=f"folder of the environment, default {default}")
     env = parser.parse_args().env.resolve()
     python = make_environment(env)

@@ -199,16 +199,29 @@ def get_image_features(model, pixel_values):
     return model.visual_projection(model.vision_model(pixel_values=pixel_values).last_hidden_state)
 
 
-def mps(work, images, prompts):
-    """The port's package, imscore, with the official pixels and tokens: the official code is on no package index."""
+def build_mps():
+    """The port's model, from imscore: the official code is on no package index."""
     from imscore.mps import model as port
 
     port.XCLIPModel.from_pretrained = classmethod(lambda cls, name: cls(clip_config()))
     # The port was written for a transformers whose towers took more arguments.
     port.XCLIPModel.get_text_features, port.XCLIPModel.get_image_features = get_text_features, get_image_features
-    model, processor = port.CLIPModel(), clip_processor(work)
+    model = port.CLIPModel()
     model.model.text_model.eos_token_id = 2
-    model = filled(model)
+    return filled(model)
+
+
+def score_mps(model, prompt_ids, pixels, condition_ids):
+    """The score of one image, whose pixels have the batch to themselves: the port's mask depends on the batch."""
+    text_embeds, image_embeds = model(prompt_ids, pixels, condition_ids)
+    image_embeds = image_embeds / image_embeds.norm(dim=-1, keepdim=True)
+    text_embeds = text_embeds / text_embeds.norm(dim=-1, keepdim=True)
+    return (model.model.logit_scale.exp() * (text_embeds * image_embeds).sum()).item()
+
+
+def mps(work, images, prompts):
+    """The port with the official pixels and tokens."""
+    model, processor = build_mps(), clip_processor(work)
     condition = (
         "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
         "texture, quantity, attributes, position, number, location, word, things."
@@ -222,10 +235,7 @@ def mps(work, images, prompts):
     all_pixels, all_ids, scores = [], [], []
     for path, prompt in zip(images, prompts, strict=True):
         pixels, ids = processor.image_processor(Image.open(path), return_tensors="pt")["pixel_values"], tokenize(prompt)
-        text_embeds, image_embeds = model(ids, pixels, tokenize(condition))
-        image_embeds = image_embeds / image_embeds.norm(dim=-1, keepdim=True)
-        text_embeds = text_embeds / text_embeds.norm(dim=-1, keepdim=True)
-        scores.append((model.model.logit_scale.exp() * (text_embeds * image_embeds).sum()).item())
+        scores.append(score_mps(model, ids, pixels, tokenize(condition)))
         all_pixels.append(pixels)
         all_ids.append(ids)
     return model, torch.cat(all_pixels), torch.cat(all_ids), scores

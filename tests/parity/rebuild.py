@@ -5,9 +5,11 @@ import zlib
 
 import torch
 
+CONSTANTS = ("logit_scale", "inv_freq", "position_ids", "attn_mask", "running_mean", "running_var")
+
 
 def rebuilt(key: str, value: torch.Tensor) -> torch.Tensor:
-    """The tensor that stands for `value` under `key`: random, seeded by the key, scaled to keep activations near 1."""
+    """The tensor that replaces `value` under `key`: random, seeded by the key, scaled to keep activations near 1."""
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
     noise = torch.randn(value.shape, generator=generator)
     if value.ndim > 1:
@@ -16,8 +18,8 @@ def rebuilt(key: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def is_rebuilt(key: str, value: torch.Tensor) -> bool:
-    """Which entries of a state dict are replaced: real numbers, save constants and logit scales."""
-    if not value.is_floating_point() or key.endswith(("logit_scale", "inv_freq", "position_ids")):
+    """Which entries of a state dict are replaced: floating-point ones, except for constants and logit scales."""
+    if not value.is_floating_point() or key.endswith(CONSTANTS):
         return False
     return not ("cross_model" in key and key.endswith("bias") and value.ndim == 1)
 
