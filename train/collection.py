@@ -47,10 +47,10 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
     if settings.judged and not figures:
         raise InvalidInput(f"Nothing can judge images of {settings.model!r}: choose --judges, or --no-judged.")
     columns = [f"target_{name}" for name in figures]
-    name = settings.filter or default_filter(columns)
-    if name:
-        find_filter(name, columns)
-    return replace(settings, judges=judges, targets=targets, filter=name)
+    filter_name = settings.filter or default_filter(columns)
+    if filter_name:
+        find_filter(filter_name, columns)
+    return replace(settings, judges=judges, targets=targets, filter=filter_name)
 
 
 def read_prompts(path: Path | None, checker: Checker | None = None) -> list[str] | None:

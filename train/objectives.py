@@ -124,8 +124,9 @@ class PairsObjective(Objective):
 
     @classmethod
     def open(cls, data: Path, settings: TrainingSettings, accelerator: Accelerator) -> "PairsObjective":
-        settings = replace(settings, filter=settings.filter or find_default_filter(data))
-        rows, validation_rows = choose_rows(data, settings.filter, settings.targets, settings.margin, settings.kinds)
+        filter_name = settings.filter or find_default_filter(data)
+        settings = replace(settings, filter=filter_name)
+        rows, validation_rows = choose_rows(data, filter_name, settings.targets, settings.margin, settings.kinds)
         keep_embeds(data, str(accelerator.device), accelerator.process_index, accelerator.num_processes)
         accelerator.wait_for_everyone()
         return cls(PairStream(data), rows, validation_rows, settings)

@@ -84,7 +84,8 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     trainer.resume(folder)
     sheet = None
     if accelerator.is_main_process:
-        print(f"{objective.num_rows} pairs to train on, {objective.num_validation_rows} to validate on")
+        numbers = f"{objective.num_rows} rows to train on, {objective.num_validation_rows} to validate on"
+        print(f"{numbers}; figure: {objective.figure_name}")
         if options.sample_every:
             sheet = make_sheet(options.data, options.judge_weights, accelerator.device)
         if options.tensorboard:
