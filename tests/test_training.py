@@ -62,7 +62,7 @@ def test_a_folder_of_pairs_is_inspected_before_anything_is_trained(tmp_path):
     assert open_pairs(other, SHAPES).sha256 != pairs.sha256
     with pytest.raises(InvalidInput, match="are of the model 'shapes', not of 'sdxl'"):
         open_pairs(folder, MODELS["sdxl"])
-    with pytest.raises(InvalidInput, match="no folder of pairs"):
+    with pytest.raises(InvalidInput, match="is not a folder of pairs"):
         open_pairs(tmp_path / "nowhere", SHAPES)
     for path in folder.glob("shard-*"):
         path.unlink()
