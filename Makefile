@@ -1,16 +1,24 @@
-# Two commands: `make app` starts the app, `make test` checks everything. Each makes its virtual environment first.
+# `make app` starts the app, `make check` runs what a change should pass before it is committed, `make test` everything.
+# Each makes its virtual environment first.
 PYTHON ?= python3
 BIN = .venv/bin
+# Two test processes of one thread each: torch with more threads than cores is several times slower.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: app test format
+.PHONY: app check lint test format
 app: .venv/app
 	$(BIN)/python app.py
 
-test: .venv/dev
+check: lint
+	$(TEST) -q -m "not slow and not browser"
+
+test: lint
+	$(TEST)
+
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
@@ -20,10 +28,12 @@ format: .venv/dev
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "golden needs Python 3.11 or newer"'
 	$(PYTHON) -m venv .venv
 
-.venv/app: requirements.txt | .venv/bin/python
+.venv/app: requirements.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-.venv/dev: requirements.txt requirements-dev.txt | .venv/bin/python
+.venv/dev: requirements.txt requirements-dev.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@ .venv/app

@@ -59,7 +59,7 @@ def main() -> None:
     for row, title in enumerate(TITLES.values()):
         axes[row, 0].set_ylabel(title, fontsize=10)
     figure.tight_layout()
-    with atomic_path(ASSETS / "pictures" / "comparison.png") as temporary:
+    with atomic_path(ASSETS / "images" / "comparison.png") as temporary:
         figure.savefig(temporary, dpi=110)
 
 

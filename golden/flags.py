@@ -73,10 +73,10 @@ def _add_flag(
 ) -> None:
     meta = entry.metadata
     kind, several = _value_type(annotation)
-    required = entry.default is MISSING and entry.default_factory is MISSING and not optional
+    required = entry.default is MISSING and not callable(entry.default_factory) and not optional
     default = None
     if not required and not optional:
-        default = entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+        default = entry.default_factory() if callable(entry.default_factory) else entry.default
     keywords: dict[str, Any] = {"help": meta.get("help", "").replace("%", "%%")}
     if not required:
         keywords["default"] = default

@@ -142,7 +142,8 @@ def _truncate(network: nn.Module) -> nn.Module:
     """The network without what comes after its middle."""
     if hasattr(network, "mid_block"):
         network.up_blocks = nn.ModuleList()
-        network.conv_norm_out = network.conv_out = None
+        for name in ("conv_norm_out", "conv_out"):
+            setattr(network, name, None)
         return network
     blocks = _blocks_of(network)
     del blocks[(len(blocks) + 1) // 2 :]

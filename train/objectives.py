@@ -11,7 +11,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ class RewardObjective(Objective):
         model = load_model(read_manifest(data)["settings"]["model"], device=str(accelerator.device))
         weights = tuple(_parse_reward(text) for text in settings.rewards)
         judges = {
-            name: load_judge(name, settings.reward_judges, accelerator.device)
+            name: load_judge(name, settings.reward_judges, device=accelerator.device)
             for name, _ in weights
             if name != VERIFIER
         }
@@ -210,8 +210,9 @@ class RewardObjective(Objective):
         """A batch of tensors: source noise, rows of the prompts, and the embeddings that conditioning needs."""
         texts = [*self.prompts, *self.held_out]
         embeddings = encode_anew(self.pipeline, [texts[row] for row in rows])
-        batch = namedtuple("RewardBatch", ("source", "row", *embeddings))  # type: ignore[misc]
-        return batch(source_noise(seeds.tolist(), self.sizes[:3]), torch.from_numpy(rows), *embeddings.values())
+        source = source_noise(seeds.tolist(), self.sizes[:3])
+        make_batch = cast(Any, namedtuple("RewardBatch", ("source", "row", *embeddings)))
+        return make_batch(source, torch.from_numpy(rows), *embeddings.values())
 
     def loss(self, network: Network, batch: Any, context: Context) -> Tensor:
         golden = network(batch.source, batch.prompt_embeds)

@@ -198,9 +198,9 @@ def judge(request: Request, background: str | None, found: list[Found]) -> Verdi
         sum(_fits(item, group) for item in items) == group.count
         for group, items in zip(request.groups, matched, strict=True)
     )
-    first, *others = (_centre(items) for items in matched) if groups_right else (None,)
-    for relation, group, other in zip(request.relations, request.groups[1:], others, strict=False):
-        seen = _relation_between(first, other)
+    centres = [_centre(items) for items in matched] if groups_right else []
+    for relation, group, other in zip(request.relations, request.groups[1:], centres[1:], strict=False):
+        seen = _relation_between(centres[0], other)
         attributes.append((relation, seen == relation))
         one, two = _name(request.groups[0], request), _name(group, request)
         reasons.append(f"asked: {one} {relation} {two}; found: {one} {seen} {two}")

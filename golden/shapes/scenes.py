@@ -200,7 +200,8 @@ def change_one_attribute(scene: Scene, request: Request, rng: np.random.Generato
     taken = {getattr(item, change) for item in scene.objects}
     value = str(rng.choice([value for value in values if value not in taken]))
     objects = list(scene.objects)
-    objects[index] = replace(objects[index], **{change: value})
+    one = objects[index]
+    objects[index] = replace(one, shape=value) if change == "shape" else replace(one, colour=value)
     return replace(scene, objects=tuple(objects))
 
 
@@ -210,7 +211,7 @@ def _with_position(scene: Scene, request: Request, rng: np.random.Generator) -> 
     index = int(rng.integers(len(relations)))
     relations[index] = str(rng.choice([name for name in RELATIONS if name != relations[index]]))
     objects = scene.objects
-    groups = []
+    groups: list[Group] = []
     for group in request.groups:  # with the colours that the scene has, so that nothing else changes
         groups.append(Group(group.shape, objects[sum(g.count for g in groups)].colour, group.count))
     return sample_scene(Request(tuple(groups), tuple(relations), scene.background, request.counted), rng)

@@ -1,6 +1,6 @@
 """Screenshots of the page on the embedded model: those of the README, or every tab at every size.
 
-python -m tests.drills.screenshots                        # assets/pictures/app-*.png
+python -m tests.drills.screenshots                        # assets/images/app-*.png
 python -m tests.drills.screenshots --all --out runs/shots
 """
 
@@ -81,7 +81,7 @@ def take(page: Page, view: str, path: Path) -> None:
 @dataclass(frozen=True)
 class ScreenshotOptions:
     all: bool = flag(False, "every tab, at both sizes, light and dark")
-    out: Path = flag(ROOT / "assets" / "pictures", "folder to write to")
+    out: Path = flag(ROOT / "assets" / "images", "folder to write to")
 
 
 def main() -> None:
