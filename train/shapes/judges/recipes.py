@@ -48,7 +48,7 @@ from train.shapes.judges.report import score_images, share_right_position, share
 from train.shapes.judges.towers import VisionReader, vision_loss
 from train.shapes.training import TrainingPlan, rng_for, train
 
-VISION_STEPS = 600
+VISION_STEPS = 1500  # shapes come last: after 400 steps colours and places are known and shapes are not
 SAVE_EVERY = 50
 EVALUATE_EVERY = 1000
 
