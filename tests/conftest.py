@@ -25,10 +25,13 @@ from tokenizers import pre_tokenizers
 from tests import typechecker
 
 if "golden" not in sys.modules:  # this file is imported twice: by pytest, and by tests that use what it defines
-    # Every annotation in golden is checked at run time, shapes and precisions of tensors included; to tell whether
-    # something follows a protocol, Python wants to be asked for it at each protocol, or here once for all.
+    # Every annotation in golden is checked at run time, shapes and precisions of tensors included. Not in
+    # golden/shapes, which has no tensors, and whose small functions would take twice the time.
+    names = [path.stem for path in (Path(__file__).parents[1] / "golden").iterdir() if path.stem[0] not in "_."]
+    checked = [f"golden.{name}" for name in names if name != "shapes"]
+    # To tell whether something follows a protocol, Python wants to be asked for it at each protocol, or once for all.
     typing.Protocol._is_runtime_protocol = True
-    install_import_hook("golden", f"{typechecker.__name__}.check")
+    install_import_hook(checked, f"{typechecker.__name__}.check")
 
 from golden.arms import ARMS, find_arm
 from golden.errors import MissingWeights
@@ -49,7 +52,6 @@ from golden.npnet import (
 )
 from golden.pipelines import Embeddings
 from golden.request import CompareRequest
-from golden.shapes import parse_caption
 from golden.verifier import make_verifier
 
 # What people type or files hold comes here before anything has looked at it, and is refused in a sentence of golden's
@@ -57,7 +59,6 @@ from golden.verifier import make_verifier
 CONFIGS = (NPNetConfig, ResidualConfig, SingularConfig, SwinConfig, TextConfig, LayoutConfig)
 for takes_anything in (
     find_arm,
-    parse_caption,
     GoldenNoise.__call__,
     GoldenNoise._pair,
     *(config.__init__ for config in (CompareRequest, *CONFIGS)),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from golden.checks import MAX_SEED, MAX_SIDE, check_name, check_number, check_seed, check_side, check_whole, shown
@@ -67,6 +67,7 @@ def test_an_unknown_name_lists_the_allowed_ones(value):
     assert len(str(caught.value)) < 120
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text() | st.integers() | st.floats() | st.binary() | st.lists(st.text()))
 def test_any_value_is_shown_in_one_short_line(value):
     text = shown(value)

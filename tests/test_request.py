@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -188,7 +188,7 @@ anything = (
     ),
     st.sampled_from([SHAPES, SDXL]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_anything_is_either_valid_or_refused_in_one_line(request, spec):
     complaint = ""
     try:
