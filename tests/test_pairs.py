@@ -187,7 +187,7 @@ def test_one_data_set_is_of_one_model(tmp_path):
         write_manifest(tmp_path, {"settings": {}, "sources": {"model": {"unet": "abd"}}})
 
 
-def test_gains_are_told_by_target_and_figure():
+def test_gains_are_listed_by_target_and_figure():
     rows = pd.DataFrame(
         {
             "target": ["source"] * 2 + ["10x1"] * 2,

@@ -32,7 +32,7 @@ NUM_PAIRS = NUM_SHARDS * SHARD_SIZE
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Sixty pairs; the index of each can be told from its target noise."""
+    """Sixty pairs; the index of each can be read from its target noise."""
     folder = tmp_path_factory.mktemp("pairs")
     write_manifest(folder, {"settings": {"model": "shapes", "targets": ["10x1"]}})
     write_pairs(folder, np.random.default_rng(2))  # some of whose prompts are held out
@@ -121,8 +121,8 @@ def test_labels_of_other_kinds_have_the_sources_direction_and_the_targets_norm(f
     (batch,) = PairStream(folder).batches(rows, len(rows))
     everywhere, _ = choose_rows(folder, "all")
     (plain,) = PairStream(folder).batches(everywhere, len(everywhere))
-    for told, label, target, source in zip(wanted, batch.target, plain.target, plain.source, strict=True):
-        assert torch.allclose(label, target if told else source * target.norm() / source.norm())
+    for learnt, label, target, source in zip(wanted, batch.target, plain.target, plain.source, strict=True):
+        assert torch.allclose(label, target if learnt else source * target.norm() / source.norm())
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 10, 100])
