@@ -104,7 +104,11 @@ def describe_fields(request_class: type = CompareRequest) -> dict[str, Setting]:
             continue
         kind, optional = _read_type(annotations[field.name])
         words = field.name.replace("_", " ")
-        look = {"label": words.capitalize(), "words": words, "help": field.metadata.get("help") or words}
+        look: dict[str, Any] = {
+            "label": words.capitalize(),
+            "words": words,
+            "help": field.metadata.get("help") or words,
+        }
         found.append(Setting(field.name, kind, optional, **(look | _LOOKS.get(field.name, {}))))
     return {setting.name: setting for setting in sorted(found, key=lambda setting: setting.is_image)}
 

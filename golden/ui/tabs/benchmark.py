@@ -32,6 +32,7 @@ from ..pieces import (
 from . import Page, Tab
 
 NO_SUITE = "The short suite needs a model with an exact checker; eval/run_benchmark.py measures any model."
+SETTINGS = "Prompts are spread over the test set; all settings but the size are taken from Compare."
 BUSY = "Another short suite is running: wait until it has finished."
 
 
@@ -39,18 +40,24 @@ BUSY = "Another short suite is running: wait until it has finished."
 class Table(Protocol):
     """Cells as text under a header; the first column names the row, `bold` are (row, column) of cells to stand out."""
 
-    title: str
-    header: Sequence[str]
-    body: Sequence[Sequence[str]]
-    note: str
-    bold: frozenset[tuple[int, int]]
+    @property
+    def title(self) -> str: ...
+    @property
+    def header(self) -> Sequence[str]: ...
+    @property
+    def body(self) -> Sequence[Sequence[str]]: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def bold(self) -> frozenset[tuple[int, int]]: ...
 
 
 @runtime_checkable
 class Plan(Protocol):
     """A suite that is ready to run."""
 
-    batches: Sequence[Any]
+    @property
+    def batches(self) -> Sequence[Any]: ...
 
 
 @runtime_checkable
@@ -69,7 +76,7 @@ class Suites(Protocol):
         """The rows of each batch as it is done. Raises: GoldenError in one sentence."""
         ...
 
-    def make_tables(self, rows: pd.DataFrame, suite: Any) -> Sequence[Any]:
+    def make_tables(self, rows: pd.DataFrame, suite: Any) -> Sequence[Table]:
         """A Table for each arm."""
         ...
 
@@ -110,7 +117,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                     suites.MIN_PROMPTS, suites.MAX_PROMPTS, value=16, step=1, label="Prompts", elem_id="suite_prompts"
                 )
                 num_seeds = gr.Slider(1, suites.MAX_SEEDS, value=1, step=1, label="Seeds", elem_id="suite_seeds")
-                gr.HTML(show_hint("Prompts are spread over the test set; settings other than the size are Compare's."))
+                gr.HTML(show_hint(SETTINGS))
                 start, stop = make_start_and_stop("Run the short suite", "suite_button", "suite_stop")
             status = gr.HTML("" if has_suite else show_status(NO_SUITE), elem_id="suite_status")
             as_csv = gr.DownloadButton("Rows as CSV", size="sm", visible=False, elem_id="suite_csv")
