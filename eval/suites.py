@@ -67,7 +67,7 @@ class Suite:
     measures: str = ""
 
 
-def is_shapes_world(spec: ModelSpec) -> bool:
+def uses_shapes_checker(spec: ModelSpec) -> bool:
     """Whether this is the embedded model, for which some suites have a stand-in."""
     return spec.checker == "shapes"
 
@@ -137,7 +137,7 @@ def strengths(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
 
 def few_steps(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     """A distilled model under its own settings. The shapes world has none: few steps of its undistilled model."""
-    if not is_shapes_world(spec):
+    if not uses_shapes_checker(spec):
         return arms_of("standard", "npnet")(spec, settings)
     standard = replace(standard_of(spec, settings), sampler="dpm")
     pairs = [pair_under(standard, f"{steps} steps", num_inference_steps=steps) for steps in (4, 8)]
@@ -153,7 +153,7 @@ def other_methods(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
         "10 aligned steps": {"num_inference_steps": 10, "sampler": "dpm_ays"},
         "10 even steps": {"num_inference_steps": 10, "sampler": "dpm"},
     }
-    if is_shapes_world(spec):
+    if uses_shapes_checker(spec):
         left_out = f"DPO is left out: its weights ({DPO_UNET}) are for SDXL's UNet, and the shapes world has none."
     else:
         left_out, changes = "", changes | {"DPO": {"unet": DPO_UNET}}
@@ -164,7 +164,7 @@ def other_methods(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
 def transfer(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     """SDXL's NPNet on another model. The shapes world has one model: its NPNet under a turbo model's settings."""
     standard = standard_of(spec, settings)
-    if not is_shapes_world(spec):
+    if not uses_shapes_checker(spec):
         own = [standard, replace(standard, name="npnet", arm="npnet")]
         sdxl = NetworkRecipe(file="sdxl")
         return SuitePlan([*own, replace(own[1], name="sdxl's npnet", npnet="sdxl's npnet")], {"sdxl's npnet": sdxl})

@@ -149,3 +149,13 @@ def test_no_two_classes_share_a_name():
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_two_classes_share_a_name():
+    names = Counter(
+        node.name
+        for file in FILES
+        for node in ast.walk(parse(file))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, num in names.items() if num > 1] == []

@@ -37,7 +37,7 @@ BUSY = "Another short suite is running: wait until it has finished."
 
 
 @runtime_checkable
-class Table(Protocol):
+class TableView(Protocol):
     """Cells as text under a header; the first column names the row, `bold` are (row, column) of cells to stand out."""
 
     @property
@@ -76,8 +76,8 @@ class Suites(Protocol):
         """The rows of each batch as it is done. Raises: GoldenError in one sentence."""
         ...
 
-    def make_tables(self, rows: pd.DataFrame, suite: Any) -> Sequence[Table]:
-        """A Table for each arm."""
+    def make_tables(self, rows: pd.DataFrame, suite: Any) -> Sequence[TableView]:
+        """A TableView for each arm."""
         ...
 
     def list_reports(self, runs: Path) -> list[str]: ...
@@ -86,7 +86,7 @@ class Suites(Protocol):
 
 
 @dataclass(frozen=True)
-class Bench:
+class SuiteControls:
     """The components of the tab."""
 
     arms: gr.CheckboxGroup
@@ -126,12 +126,12 @@ def build(page: Page, tab: gr.Tab) -> None:
             )
         with gr.Column(elem_classes="main"):
             shown = gr.HTML(render("no_report"), elem_id="report")
-    bench = Bench(arms, num_prompts, num_seeds, status, shown, as_csv, reports)
+    bench = SuiteControls(arms, num_prompts, num_seeds, status, shown, as_csv, reports)
     connect_suite(page, suites, bench, start, stop)
     connect_reports(page, suites, bench, tab)
 
 
-def connect_suite(page: Page, suites: Suites, bench: Bench, start: gr.Button, stop: gr.Button) -> None:
+def connect_suite(page: Page, suites: Suites, bench: SuiteControls, start: gr.Button, stop: gr.Button) -> None:
     turn, status = threading.Lock(), bench.status
 
     def measure(chosen: Any, num_prompts: Any, num_seeds: Any, base: Sequence[Any]) -> Iterator[dict]:
@@ -172,7 +172,7 @@ def connect_suite(page: Page, suites: Suites, bench: Bench, start: gr.Button, st
     connect_stop(stop, running, status, "Stopped; finished batches are kept.")
 
 
-def connect_reports(page: Page, suites: Suites, bench: Bench, tab: gr.Tab) -> None:
+def connect_reports(page: Page, suites: Suites, bench: SuiteControls, tab: gr.Tab) -> None:
     runs = page.runs
 
     def list_again() -> Any:
@@ -190,7 +190,7 @@ def connect_reports(page: Page, suites: Suites, bench: Bench, tab: gr.Tab) -> No
     bench.reports.input(open_report, [bench.reports], [bench.shown, bench.status], **PAGE)
 
 
-def show_tables(tables: Sequence[Table], num_images: int) -> str:
+def show_tables(tables: Sequence[TableView], num_images: int) -> str:
     """How every arm compares with standard so far."""
     return render("tables", tables=tables, num_images=num_images)
 

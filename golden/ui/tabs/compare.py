@@ -117,7 +117,7 @@ def _take_image(controls: Controls, name: str, data: Any) -> dict:
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-class Run:
+class RunUpdates:
     """The updates of the tab for the events of one comparison."""
 
     def __init__(self, page: Page, stage: Stage, text: gr.Textbox, records: list[session.Record]) -> None:
@@ -179,7 +179,7 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
         try:
             request = validate(request, page.model.spec)
             yield {controls["seed"]: request.seed, controls.status: show_status("Starting …", "running", 0.0)}
-            this = Run(page, stage, text, kept)
+            this = RunUpdates(page, stage, text, kept)
             for event in page.watch_judged(request):
                 yield this.show(event)
         except GoldenError as error:
