@@ -1,11 +1,6 @@
 """The embedded world: a caption grammar, a renderer and an exact checker of what an image shows."""
 
-import json
-from functools import cache
-from pathlib import Path
-
 from ..checkers import FAULTS, Verdict
-from ..files import ASSETS
 from .checker import Found, check_image, check_scene, find_objects
 from .grammar import (
     BACKGROUNDS,
@@ -30,6 +25,7 @@ from .grammar import (
     training_captions,
     write_caption,
 )
+from .prompts import EMBEDDED_CATEGORIES, load_test_prompts, sample_embedded
 from .scenes import (
     CHANGES,
     IMAGE_SIZE,
@@ -46,6 +42,7 @@ __all__ = [
     "CATEGORIES",
     "CHANGES",
     "COLOURS",
+    "EMBEDDED_CATEGORIES",
     "FAULTS",
     "GENEVAL_CATEGORIES",
     "HARD_CATEGORIES",
@@ -74,14 +71,9 @@ __all__ = [
     "render",
     "request_key",
     "sample_caption",
+    "sample_embedded",
     "sample_request",
     "sample_scene",
     "training_captions",
     "write_caption",
 ]
-
-
-@cache
-def load_test_prompts(path: Path = ASSETS / "shapes" / "prompts_553.jsonl") -> tuple[dict, ...]:
-    """A frozen test set: rows {"prompt", "category"}, by default 553 in GenEval's proportions."""
-    return tuple(json.loads(line) for line in path.read_text().splitlines())

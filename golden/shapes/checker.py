@@ -11,7 +11,8 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from ..checkers import FAULTS, Verdict
-from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption, sample_caption
+from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption
+from .prompts import sample_embedded
 from .scenes import IMAGE_SIZE, Scene, change_one_attribute, outline, render, sample_scene
 
 
@@ -36,7 +37,7 @@ class ShapesChecker:
         "a red circle left of a blue square",
         "three yellow stars",
         "a green heart and a purple cross",
-        "two orange triangles above three blue circles",
+        "a star above a heart on a grey background",
     )
     unrelated = ("four purple crosses on a black background", "a green heart")
 
@@ -47,13 +48,11 @@ class ShapesChecker:
         return check_image(prompt, image)
 
     def sample_prompts(self, rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
-        while True:
-            yield sample_caption(rng, held_out=held_out)
+        return sample_embedded(rng, held_out)
 
     def sample_examples(self, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image, bool]]:
         """Rendered scenes, half of them with one attribute changed, positions as often as all other attributes."""
-        while True:
-            caption = sample_caption(rng, held_out=False)
+        for caption in sample_embedded(rng):
             request = parse_caption(caption)
             scene, right = sample_scene(request, rng), bool(rng.random() < 0.5)
             if not right:
