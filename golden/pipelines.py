@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import diffusers
 import numpy as np
@@ -29,10 +29,14 @@ from .hub import fetch_file, find_file
 from .models import ModelSpec, Sampling
 from .samplers import make_sampler, remember_clean_estimate
 
-if TYPE_CHECKING:
-    from .model import Model
-
 logger = logging.getLogger("golden")
+
+
+class HasPipeline(Protocol):
+    """A loaded model, as far as sampling needs one: see golden.model.Model."""
+
+    pipeline: Any
+
 
 OnStep = Callable[[int, int, Tensor], None]
 """(steps done, steps in all, x0 estimate) after every step; may raise to stop the run."""
@@ -279,7 +283,7 @@ def repeat_embeddings(embeddings: Embeddings, times: int) -> Embeddings:
 
 
 def sample_images(
-    model: "Model",
+    model: HasPipeline,
     noise: Float[Tensor, "batch channels height width"],
     embeddings: Embeddings,
     seeds: Sequence[int],

@@ -145,16 +145,6 @@ def test_no_two_classes_share_a_name():
     names = Counter(
         node.name
         for file in FILES
-        for node in parse(file).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-    assert [name for name, count in names.items() if count > 1] == []
-
-
-def test_no_two_classes_share_a_name():
-    names = Counter(
-        node.name
-        for file in FILES
         for node in ast.walk(parse(file))
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )

@@ -51,7 +51,7 @@ def test_an_unknown_name_is_refused_by_name(tiny_shapes, name):
         lambda values: settings.from_query(values, tiny_shapes.spec),
         lambda values: settings.from_png(_png(golden=json.dumps({"settings": values})), tiny_shapes.spec),
     ):
-        with pytest.raises(InvalidInput, match="Unknown setting .*: the settings are model, prompt, seed, ") as caught:
+        with pytest.raises(InvalidInput, match=r"Unknown setting .*: the settings are model, prompt, seed, ") as caught:
             read({"prompt": "a star", name: "1"})
         assert ascii(name)[:20] in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -14,12 +14,13 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from golden.checkers import FAULTS
 from golden.errors import InvalidInput, run_command
-from golden.files import open_image
+from golden.files import ASSETS, open_image
 from golden.shapes import (
     BACKGROUNDS,
     CATEGORIES,
     COLOURS,
     GENEVAL_CATEGORIES,
+    HARD_CATEGORIES,
     IMAGE_SIZE,
     OPENINGS,
     RELATIONS,
@@ -252,6 +253,19 @@ def test_training_captions_ask_for_nothing_that_is_held_out():
     requests = [parse_caption(caption) for caption in islice(training_captions(np.random.default_rng(0)), 3000)]
     assert not any(map(is_held_out, requests))
     assert {request.category for request in requests} == set(CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_prompts", "categories"),
+    [("prompts_553_v2.jsonl", 553, GENEVAL_CATEGORIES), ("prompts_hard_400.jsonl", 400, HARD_CATEGORIES)],
+)
+def test_the_newer_test_sets_are_held_out(name, num_prompts, categories):
+    rows = load_test_prompts(ASSETS / "shapes" / name)
+    requests = [parse_caption(row["prompt"]) for row in rows]
+    assert len({row["prompt"] for row in rows}) == len(rows) == num_prompts
+    assert [request.category for request in requests] == [row["category"] for row in rows]
+    assert {request.category for request in requests} == set(categories)
+    assert all(map(is_held_out, requests))
 
 
 def test_a_quarter_of_every_category_is_held_out():
