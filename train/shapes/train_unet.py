@@ -76,6 +76,7 @@ class UNetOptions:
     cache: bool = flag(False, "render and encode the images of the training set and stop")
     states: bool = flag(False, "encode the captions of the training set and stop")
     assemble: bool = flag(False, "write the pipeline from the last checkpoint and stop")
+    start: Path | None = flag(None, "a UNet's folder to continue from, with a new optimizer", spelling="--from")
     compile: bool = flag(False, "torch.compile the UNet (needs a C++ compiler)")
     num_captions: int = flag(25000, "captions in the cached training set")
     images_per_caption: int = flag(2, "rendered images of each of them")
@@ -237,6 +238,8 @@ def train_unet(options: UNetOptions) -> UNet2DConditionModel:
     """The trained UNet, in eval mode."""
     torch.manual_seed(options.seed)
     unet = UNet2DConditionModel(**CONFIG)
+    if options.start:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).state_dict())
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters")
     predict = torch.compile(unet) if options.compile else unet
     captions = sample_held_out(options.num_evaluated)

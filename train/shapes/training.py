@@ -5,6 +5,7 @@ not.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from tqdm import tqdm
 from golden.errors import InvalidInput
 from golden.files import ASSETS, atomic_path
 
-MODEL_FOLDER = ASSETS / "shapes" / "model"
-"""The embedded pipeline, as `diffusers` saves one."""
+MODEL_FOLDER = Path(os.environ.get("SHAPES_MODEL", ASSETS / "shapes" / "model"))
+"""The pipeline in training, as `diffusers` saves one: the embedded one, or what SHAPES_MODEL names beside it."""
 RUNS = Path("runs")
 
 
