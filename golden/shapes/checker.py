@@ -81,10 +81,12 @@ def check_scene(request: Request, scene: Scene) -> Verdict:
 # (tests/test_shapes.py holds the figures), so that a clean object passes and a melted one does not.
 _NOT_BACKGROUND = 48.0
 _COLOUR_LIMIT = 64.0
+_SHADE_LIMIT = 80.0  # of a single pixel: an orange object may shade into yellow
 _BACKGROUND_LIMIT = 40.0
 _PURE_SHARE = 0.8
 _MIN_AREA = 48
-_MIN_OVERLAP = 0.82
+_MIN_OVERLAP = {"star": 0.76, "circle": 0.89}  # a small star has points of a pixel or two; a circle has no corners
+_MIN_OVERLAP_OF_OTHERS = 0.82
 _GRID = 32
 _ROUNDINGS = (0.0, 0.1, 0.2)
 
@@ -133,9 +135,7 @@ def _name_colour(colours: np.ndarray) -> tuple[str | None, bool]:
     """The name of the colour of an object's pixels (n, 3), None if it is like none, and whether they are of one."""
     median = np.median(colours, 0)
     colour = _nearest(median, COLOURS, _COLOUR_LIMIT)
-    palette = np.array(list(COLOURS.values()), np.float32)
-    nearest = np.linalg.norm(colours[:, None] - palette, axis=2).argmin(1)
-    if colour and (nearest == list(COLOURS).index(colour)).mean() >= _PURE_SHARE:
+    if colour and (np.linalg.norm(colours - COLOURS[colour], axis=1) <= _SHADE_LIMIT).mean() >= _PURE_SHARE:
         return colour, True
     return None, bool((np.linalg.norm(colours - median, axis=1) <= _COLOUR_LIMIT).mean() >= _PURE_SHARE)
 
@@ -146,14 +146,14 @@ def _name_shape(solid: np.ndarray) -> str | None:
     aspect = width / height
     scaled = Image.fromarray(solid.astype(np.uint8) * 255).resize((_GRID, _GRID), Image.Resampling.BOX)
     grid = np.asarray(scaled, np.float32) / 255
-    best, best_overlap = None, _MIN_OVERLAP
+    best, best_overlap = None, 0.0
     for shape in SHAPES:
         for rounding in _ROUNDINGS:
             template, template_aspect = _template(shape, rounding)
             overlap = np.minimum(grid, template).sum() / np.maximum(grid, template).sum()
             if overlap > best_overlap and 0.75 < aspect / template_aspect < 1.33:
                 best, best_overlap = shape, overlap
-    return best
+    return best if best and best_overlap > _MIN_OVERLAP.get(best, _MIN_OVERLAP_OF_OTHERS) else None
 
 
 @cache
