@@ -415,9 +415,15 @@ def test_no_red_circle(image):
     assert not check_image("a red circle", image()).correct
 
 
-@pytest.mark.parametrize("image", [blob, stretched_circle, two_coloured, touching, noise, empty])
+@pytest.mark.parametrize("image", [blob, stretched_circle, touching, noise, empty])
 def test_no_circle(image):
     assert not check_image("a circle", image()).correct
+
+
+def test_colour_counts_only_where_it_was_asked_for():
+    assert check_image("a circle", two_coloured()).correct
+    assert check_image("a circle", off_colour()).correct
+    assert check_image("a red circle", two_coloured()).fault == "unclear"
 
 
 @pytest.mark.parametrize("caption", ["two red circles", "two circles"])

@@ -118,7 +118,7 @@ def _identify(pixels: np.ndarray, distance: np.ndarray, mask: np.ndarray, window
     """Name one connected component: colour by its core, shape by overlap with each outline in the same box."""
     core = ndimage.binary_erosion(mask, iterations=2)
     core = core if core.any() else mask
-    colour, pure = _name_colour(pixels[core])
+    colour = _name_colour(pixels[core])
     # Half way between object and background is where the true edge of an anti-aliased object runs.
     solid = mask & (distance > np.median(distance[core]) / 2)
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
@@ -127,17 +127,17 @@ def _identify(pixels: np.ndarray, distance: np.ndarray, mask: np.ndarray, window
     solid = solid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     y = (window[0].start + rows[0] + solid.shape[0] / 2) / IMAGE_SIZE
     x = (window[1].start + columns[0] + solid.shape[1] / 2) / IMAGE_SIZE
-    # Patches of several colours are not one clear object, whatever their outline: noise fills the image like a square.
-    return Found(_name_shape(solid) if pure else None, colour, x, y)
+    # What reaches the frame on all sides is no object, whatever its outline: noise fills the image like a square.
+    fills_image = all(part.start == 0 and part.stop == IMAGE_SIZE for part in window)
+    return Found(None if fills_image else _name_shape(solid), colour, x, y)
 
 
-def _name_colour(colours: np.ndarray) -> tuple[str | None, bool]:
-    """The name of the colour of an object's pixels (n, 3), None if it is like none, and whether they are of one."""
-    median = np.median(colours, 0)
-    colour = _nearest(median, COLOURS, _COLOUR_LIMIT)
-    if colour and (np.linalg.norm(colours - COLOURS[colour], axis=1) <= _SHADE_LIMIT).mean() >= _PURE_SHARE:
-        return colour, True
-    return None, bool((np.linalg.norm(colours - median, axis=1) <= _COLOUR_LIMIT).mean() >= _PURE_SHARE)
+def _name_colour(colours: np.ndarray) -> str | None:
+    """The name of the colour of an object's pixels (n, 3), None if it is like none or a patchwork of several."""
+    colour = _nearest(np.median(colours, 0), COLOURS, _COLOUR_LIMIT)
+    if colour and (np.linalg.norm(colours - COLOURS[colour], axis=1) <= _SHADE_LIMIT).mean() < _PURE_SHARE:
+        return None
+    return colour
 
 
 def _name_shape(solid: np.ndarray) -> str | None:
