@@ -65,6 +65,40 @@ for takes_anything in (
 ):
     inspect.unwrap(takes_anything).__no_type_check__ = True
 
+SLOW_FILES = {
+    "test_app.py",
+    "test_bench_full_size.py",
+    "test_bench_speed.py",
+    "test_benchmark.py",
+    "test_collect_pairs.py",
+    "test_compare.py",
+    "test_drills.py",
+    "test_judge_images.py",
+    "test_judges.py",
+    "test_killed.py",
+    "test_main.py",
+    "test_models.py",
+    "test_pipelines.py",
+    "test_report.py",
+    "test_reward_objective.py",
+    "test_selection.py",
+    "test_short_suite.py",
+    "test_space.py",
+    "test_suites.py",
+    "test_train_judges.py",
+    "test_train_npnet.py",
+    "test_train_shapes.py",
+    "test_training.py",
+}
+"""What `make check` leaves out: tests that start servers and workers, sample images or train take minutes together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
+
 SIZE = 8
 """Latents of the tiny models are (4, SIZE, SIZE)."""
 NUM_TOKENS = 77

@@ -157,6 +157,7 @@ def launch(folder: Path, prelude: str = "") -> list[str]:
     return [*command, "--arms", *ARMS, "--num-inference-steps", "2", "--judges", "none", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_earnest_loses_no_finished_part(finished, tmp_path):
     out = tmp_path / "run"
     finish(settings(), out)

@@ -278,6 +278,7 @@ def collect(folder: Path, *options: str, **environment: str) -> subprocess.Compl
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables, timeout=300)
 
 
+@pytest.mark.slow
 def test_two_workers_make_what_one_makes_and_damage_is_mended(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert collect(one, "--num-pairs", "4").returncode == 0
@@ -301,6 +302,7 @@ def test_two_workers_make_what_one_makes_and_damage_is_mended(tmp_path):
     assert "seed=0, not 9" in other.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed")
 def test_what_a_ray_actor_refuses_is_reported_in_one_line(tmp_path):

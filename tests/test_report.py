@@ -216,6 +216,7 @@ def test_seconds_are_shared_by_what_was_denoised_together():
     assert seconds["npnet"] == pytest.approx((31.2 / 3 + 2.4) / 24)
 
 
+@pytest.mark.slow
 def test_suites_with_an_axis_get_a_curve_or_a_scatter(tmp_path):
     steps = [
         Variant(f"{arm} {n} steps", arm, n, 5.5, "ddim", baseline=f"standard {n} steps")

@@ -351,6 +351,7 @@ def command(folder: Path, out: Path, *options: str, launcher: tuple[str, ...] = 
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_learnt_and_saw(folder, tmp_path):
     pytest.importorskip("tensorboard")
     done = command(folder, tmp_path, *OPTIONS, "--sample-every", "3", "--tensorboard")
@@ -381,6 +382,7 @@ def test_a_training_that_diverges_ends_with_one_sentence_and_exit_code_1(folder,
     assert not (tmp_path / "npnet.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_learn_what_one_learns(folder, tmp_path):
     options = [*OPTIONS, "--drop-path-rate", "0"]
     one = command(folder, tmp_path / "one", *options)
