@@ -1,6 +1,7 @@
 """What is installed: a wheel that carries the embedded models and works from any folder, and metadata that is whole."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,29 @@ def test_importing_golden_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "assets/README.md")
+
+
+def test_changelog_and_citation_are_of_this_version():
+    assert f"\n## {golden.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {golden.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_name_files_that_exist(name):
+    text = (ROOT / name).read_text()
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert "://" in link or ((ROOT / name).parent / link).exists(), link
+    for path in re.findall(r"`((?:golden|train|eval|tests|assets)/[\w./-]+\.\w+)`", text):
+        assert "NAME" in path or (ROOT / path).exists(), path
+
+
+def test_every_embedded_weight_has_its_card():
+    cards = (ASSETS / "README.md").read_text()
+    for path in ASSETS.glob("*/*.safetensors"):
+        assert f"`{path.stem}`" in cards or f"`{path.relative_to(ASSETS).as_posix()}`" in cards, path.name
+
+
 # --- the wheel --------------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +128,7 @@ def test_the_wheel_carries_every_module_and_all_embedded_weights(wheel):
     packed = {f"golden/assets/{path.relative_to(ASSETS).as_posix()}" for path in parts}
     assert packed - names == set()
     assert {f"golden/assets/judges/{name}.safetensors" for name in EMBEDDED} <= names
-    assert "golden/assets/shapes/npnet.safetensors" in names
+    assert {"golden/assets/shapes/npnet.safetensors", "golden/assets/README.md"} <= names
     strangers = {name.split("/")[0] for name in names} - {"golden", "train", "eval"}
     assert [name for name in strangers if not name.startswith("golden-")] == []
     size = wheel.stat().st_size
