@@ -69,7 +69,7 @@ def make_parser(prog: str) -> ArgumentParser:
 def render(arguments: Namespace) -> int:
     """Plan, refuse what cannot be done before anything is loaded, render, write."""
     from .files import sha256
-    from .model import load_model
+    from .model import check_npnet_name, load_model
     from .npnet import find_npnet
     from .pipelines import is_spared
     from .settings import to_dict
@@ -78,7 +78,9 @@ def render(arguments: Namespace) -> int:
     made = read_made(options.from_image) if options.from_image else {}
     spec, requests = plan(arguments, options, made)
     paths = plan_files(requests, options)
-    file = find_npnet(find_npnet_name(options, spec))
+    name = find_npnet_name(options, spec)
+    check_npnet_name(spec, name)
+    file = find_npnet(name)
     network = {"file": file.name, "sha256": sha256(file) if file.is_file() else None}
     check_npnet(options, made, network)
     model = load_model(options.model or spec.name, npnet=file, device=options.device, memory=options.memory)

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import golden
-from golden import cli
+from eval import readme_images
+from golden import cli, model
 from golden.describe import describe_npnet
 from golden.errors import InvalidInput, MissingPackage
 from golden.judges import JUDGES, MODES, WEIGHT_SETS
 from golden.judges import command as judge_command
+from golden.models import MODELS
 from golden.npnet import load_npnet, save_npnet
 from golden.pipelines import MEMORY_MODES
 from golden.ui import app
@@ -95,6 +97,32 @@ def test_a_used_port_is_refused_before_anything_is_loaded():
         with pytest.raises(InvalidInput, match=rf"Port {port} is in use: choose another with --port"):
             cli.main(["app", "--port", str(port)])
         assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1", "a" * 70])
+def test_an_address_that_is_not_this_machines_gets_one_sentence(host):
+    with pytest.raises(InvalidInput, match=r"The app cannot be served on .*:7861: ") as caught:
+        cli.main(["app", "--host", host, "--port", "7861"])
+    assert "\n" not in str(caught.value)
+    assert "GRADIO" not in str(caught.value)
+
+
+def test_help_of_the_readmes_images_renders_none(monkeypatch):
+    monkeypatch.setattr(readme_images, "find_differences", lambda *numbers: pytest.fail("it ran"))
+    with pytest.raises(SystemExit) as ended:
+        readme_images.main(["--help"])
+    assert ended.value.code == 0
+
+
+def test_an_npnet_of_another_family_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(model, "load_npnet", lambda *arguments: pytest.fail("it was loaded"))
+    with pytest.raises(
+        InvalidInput, match="'hunyuan-dit' is not for Stable Diffusion XL.*: give a file or one of sdxl"
+    ):
+        model.load_model("sdxl", npnet="hunyuan-dit", device="cpu")
+    for name, spec in MODELS.items():
+        model.check_npnet_name(spec, spec.npnet)
+        assert name == spec.name
 
 
 def test_a_weight_file_is_described(tmp_path, tiny_npnet_file, capsys):

@@ -229,6 +229,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--npnet", "https://x.y/z.pth"), "is a URL"),
         (("--prompt", "x", "--npnet", "absent.safetensors"), "No weight file at absent.safetensors"),
         (("--prompt", "x", "--npnet", "absent"), "No NPNet 'absent'"),
+        (("--prompt", "x", "--npnet", "hunyuan-dit"), "'hunyuan-dit' is not for SDXL|not for Shapes"),
         (("--prompt", "x", "--height", "0"), "The height must be"),
         (("--prompt", "x", "--width", "100"), "The width must be a multiple of 8 pixels"),
         (("--prompt", "x", "--height", "16"), "takes half of that and more"),
@@ -241,7 +242,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--from-image", __file__), "not a readable PNG"),
         (("--prompt", "x", "--out", __file__), "cannot be written"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
     with pytest.raises(GoldenError, match=says) as caught:

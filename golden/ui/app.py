@@ -64,18 +64,19 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises: InvalidInput if the port is taken, before the model is loaded."""
-    with suppress(OSError, UnicodeError):  # a name that cannot be looked up gets its sentence when it is served
+def check_address(host: str, port: int) -> None:
+    """Raises: InvalidInput if nothing can be served at an address, before the model is loaded."""
+    try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
             if os.name == "posix":  # elsewhere this would let two servers share a port
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise InvalidInput(f"Port {port} is in use: choose another with --port.") from None
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:  # the latter for names that cannot be any host's
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise InvalidInput(f"Port {port} is in use: choose another with --port.") from None
+        reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
+        raise InvalidInput(f"The app cannot be served on {host}:{port}: {reason}.") from None
 
 
 def serve(options: AppOptions, suites: "Suites") -> None:
@@ -102,5 +103,5 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> None:
     parser = ArgumentParser(prog=prog, description="Compare standard and golden noise in a browser.")
     add_flags(parser, AppOptions)
     options = read_flags(AppOptions, parser.parse_args(argv))
-    check_port(options.host, options.port)
+    check_address(options.host, options.port)
     serve(options, import_module("eval.short_suite"))  # by name, since it is above this module
