@@ -1,84 +1,12 @@
 """The app: `python app.py`, then compare standard and golden noise in a browser."""
 
-import ctypes
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 with suppress(ImportError):
     import spaces  # noqa: F401  Hugging Face's ZeroGPU, which must be imported before torch
 
-from eval import short_suite
-from golden.errors import ArgumentParser, InvalidInput, run_command
-from golden.flags import add_flags, flag, read_flags
-from golden.judges import JUDGES, MODES, WEIGHT_SETS
-from golden.model import load_model, pick_device
-from golden.models import MODELS
-from golden.pipelines import MEMORY_MODES, is_spared
-from golden.ui.page import build_ui, launch_options
-from golden.ui.scoreboard import choose_judging
-
-M_ARENA_MAX = -8  # of glibc's mallopt(3)
-
-
-@dataclass(frozen=True)
-class AppOptions:
-    """The command line. Raises: InvalidInput for a port or a folder that cannot be."""
-
-    model: str = flag("shapes", f"one of {', '.join(MODELS)}, a diffusers folder or a hub id")
-    npnet: str | None = flag(None, "NPNet weights, .safetensors or .pth (default: the model's own)", metavar="FILE")
-    judges: tuple[str, ...] | None = flag(
-        None,
-        f"whose scores to show: all, none, or of {', '.join(JUDGES)} (default: all for shapes, none for other models)",
-        metavar="JUDGE",
-    )
-    judge_weights: str | None = flag(None, "weights of the judges (default: embedded)", choices=WEIGHT_SETS)
-    judge_mode: str = flag("auto", "keep all judges in memory, or load one at a time", choices=MODES)
-    device: str = flag("auto", "where the model runs: auto, cpu, cuda, cuda:1, mps")
-    memory: str = flag("auto", "low fits cards of 8 to 12 GB; auto is high if it fits", choices=MEMORY_MODES)
-    host: str = flag("127.0.0.1", "address to serve on; 0.0.0.0 for all")
-    port: int = flag(7860, "port to serve on")
-    runs: Path | None = flag(None, "folder whose folders are finished benchmarks to show", metavar="FOLDER")
-    mcp: bool = flag(False, "offer compare as an MCP tool, too (needs gradio[mcp])")
-    share: bool = flag(False, "make a public link through gradio.live")
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise InvalidInput(f"The port must be a whole number from 1 to 65535, got {self.port}.")
-        if self.runs and not self.runs.is_dir():
-            raise InvalidInput(f"There is no folder {self.runs}: --runs is the folder that contains the runs' folders.")
-
-
-def share_one_heap() -> None:
-    """Let all threads allocate from one heap, if the C library gives each its own.
-
-    What a comparison in one thread frees, the next in another thread could not use: memory grew for hundreds of them.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # another C library, another system
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-
-
-def serve(options: AppOptions) -> None:
-    """Load the model and the judges, and serve the page until it is stopped. Raises: GoldenError."""
-    launch = launch_options(options.mcp)
-    share_one_heap()
-    device = pick_device(options.device)
-    model = load_model(options.model, npnet=options.npnet, device=device, memory=options.memory)
-    mode = "rotating" if options.judge_mode == "auto" and is_spared(model.pipeline) else options.judge_mode
-    judging = choose_judging(options.judges, options.judge_weights, mode, model.spec, device)
-    ui = build_ui(model, judging, options.runs, short_suite)
-    try:
-        ui.launch(server_name=options.host, server_port=options.port, share=options.share, **launch)
-    except (OSError, ValueError) as error:  # the latter if gradio cannot reach its own server within seconds
-        raise InvalidInput(f"The app cannot be served on {options.host}:{options.port}: {error}") from None
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(prog="app.py", description="Compare standard and golden noise in a browser.")
-    add_flags(parser, AppOptions)
-    serve(read_flags(AppOptions, parser.parse_args(argv)))
-
+from golden.errors import run_command
+from golden.ui.app import main
 
 if __name__ == "__main__":
     run_command(main)

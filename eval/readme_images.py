@@ -3,6 +3,8 @@
 python eval/readme_images.py
 """
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 
@@ -12,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from golden.compare import CompareRequest, Comparison, run_comparison
-from golden.errors import run_command
+from golden.errors import ArgumentParser, run_command
 from golden.files import ASSETS, atomic_path
 from golden.model import load_model
 from golden.shapes import load_test_prompts
@@ -47,7 +49,8 @@ def draw_image(axis: Axes, comparison: Comparison, arm: str) -> None:
     axis.set_xlabel("right" if right else "wrong", color="#1b7f3b" if right else "#b3261e", fontsize=9)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args(argv)
     found = find_differences(NUM_WON, NUM_LOST)
     figure, axes = pyplot.subplots(2, len(found), figsize=(1.6 * len(found), 4.2), squeeze=False)
     for column, comparison in enumerate(found):

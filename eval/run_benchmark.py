@@ -20,19 +20,19 @@ from golden.flags import add_flags, read_flags
 if TYPE_CHECKING:  # the help of a command does without torch and diffusers
     from eval.benchmark import Run
 
-RUNS = Path(__file__).resolve().parents[1] / "runs"
+RUNS = Path("runs")
 
 
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def make_parser(prog: str | None = None) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
     add_flags(parser, BenchmarkSettings)
     add_flags(parser, BenchmarkCommand)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser(prog).parse_args(argv)
     if not argv:
         print("\n".join(list_suites()))
         return 0

@@ -18,6 +18,10 @@ class MissingWeights(GoldenError, FileNotFoundError):
     """Weights that are not on this machine; the message says what to fetch and where to put it."""
 
 
+class MissingPackage(GoldenError, ImportError):
+    """A package that an extra of golden brings is not installed; the message names the extra."""
+
+
 class BadWeights(GoldenError, ValueError):
     """A weight file that is damaged, of another model, or of a kind that is never opened."""
 

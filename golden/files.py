@@ -18,7 +18,9 @@ from .errors import BadWeights, InvalidInput, MissingWeights
 if TYPE_CHECKING:  # torch takes seconds to import, and the help of a command does without
     from torch import Tensor
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_PACKAGE = Path(__file__).resolve().parent
+ASSETS = _PACKAGE / "assets" if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent / "assets"
+"""Embedded weights, prompts and page assets: in the package where it is installed, beside it in a clone."""
 
 
 @contextmanager

@@ -8,32 +8,56 @@ image = pipe(prompt, latents=golden(prompt, seed=7)).images[0]
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict, Unpack
+from typing import Any, SupportsIndex, TypedDict, Unpack, get_type_hints
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .arms import mix
-from .checks import check_number, check_seed, check_whole
+from .checks import check_number, check_seed, check_whole, shown
 from .errors import InvalidInput, MissingWeights
 from .families import find_family
 from .hub import same_repo
 from .models import MODELS
 from .noise import source_noise
-from .npnet import NPNETS, NPNet, load_npnet
+from .npnet import NPNETS, NPNet, NPNetConfig, PublishedNPNet, load_npnet
 from .pipelines import encode_anew, latent_shape, network_of
 from .request import MAX_STRENGTH
 from .sizes import predict_golden
 
+MAX_ROWS = 1024  # images per prompt
 
-class NoiseOptions(TypedDict, total=False):
-    """What `start_image` passes on to the noise."""
+Generators = torch.Generator | list[torch.Generator]
+Seeds = SupportsIndex | Iterable[SupportsIndex]
 
-    golden_strength: float
+
+class RowOptions(TypedDict, total=False):
+    """Rarer arguments of `__call__` and `start_image`, as in the pipeline's own call."""
+
     prompt_embeds: Tensor | None
+    """(B, T, D), in the place of the prompt."""
+    num_images_per_prompt: int
+    """Rows for each prompt, one after the other."""
+
+
+class NoiseOptions(RowOptions, total=False):
+    """Rarer arguments of `__call__`."""
+
+    height: int | None
+    width: int | None
+    """Of the images, in pixels; None for the native size, or that of `latents`."""
+
+
+class StartOptions(RowOptions, total=False):
+    """Rarer arguments of `start_image`."""
+
+    generator: Generators | None
+    golden_strength: float
+    """From 0 (the source noise) over 1 (NPNet's) to 3."""
 
 
 class GoldenNoise:
@@ -45,15 +69,7 @@ class GoldenNoise:
 
     def __init__(self, pipeline: Any, npnet: NPNet) -> None:
         """Raises: InvalidInput if the pipeline is of another family, or its prompts or latents do not fit the NPNet."""
-        family = find_family(pipeline)
-        channels, width = latent_shape(pipeline)[0], family.embedding_dim(pipeline)
-        config = npnet.config
-        if (config.channels, config.embedding_dim) != (channels, width):
-            raise InvalidInput(
-                f"This NPNet is for latents of {config.channels} channels and prompt embeddings of width "
-                f"{config.embedding_dim}, the pipeline has {channels} and {width}: give npnet=, a file or one of "
-                f"{', '.join(NPNETS)}."
-            )
+        _check_fit(pipeline, npnet.config)
         self.pipeline = pipeline
         self.npnet = npnet
 
@@ -64,113 +80,165 @@ class GoldenNoise:
         `npnet` is a weight file, a name of NPNETS, or a network. Without it the model's own is found: by what the
         pipeline was loaded from, then by the width of its prompt embeddings and the size of its latents.
 
-        Raises: InvalidInput for other pipelines and networks that do not fit; MissingWeights, listing the names, if no
-        NPNet is known for the pipeline, or where its weights cannot be had.
+        Raises: InvalidInput for other pipelines and networks that do not fit, before anything is downloaded;
+        MissingWeights, listing the names, if no NPNet is known for the pipeline, or where its weights cannot be had.
         """
         find_family(pipeline)
-        network = npnet if isinstance(npnet, NPNet) else load_npnet(npnet or find_npnet_for(pipeline))
-        return cls(pipeline, network)
+        if isinstance(npnet, NPNet):
+            return cls(pipeline, npnet)
+        if str(npnet) in NPNETS and not Path(str(npnet)).is_file():
+            _check_fit(pipeline, NPNETS[str(npnet)])
+        return cls(pipeline, load_npnet(npnet or find_npnet_for(pipeline)))
+
+    def to(self, *arguments: Any, **options: Any) -> "GoldenNoise":
+        """Move the pipeline, with the arguments of its own `to`, and NPNet to its device. Returns itself."""
+        self.pipeline.to(*arguments, **options)
+        self.npnet.to(self.pipeline._execution_device)
+        return self
+
+    def __repr__(self) -> str:
+        config = self.npnet.config
+        weights = list(self.npnet.parameters())
+        return (
+            f"GoldenNoise({type(self.pipeline).__name__} on {self.pipeline._execution_device}; NPNet for latents of "
+            f"{config.channels} x {config.height} x {config.width} and prompt embeddings of {config.num_tokens} x "
+            f"{config.embedding_dim}, {' + '.join(self.npnet.branch_modules)}, "
+            f"{sum(weight.numel() for weight in weights) / 1e6:.1f} M parameters)"
+        )
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
-        seed: SupportsIndex | Iterable[SupportsIndex] = 0,
+        seed: Seeds | None = None,
         *,
-        height: int | None = None,
-        width: int | None = None,
+        generator: Generators | None = None,
+        latents: Tensor | None = None,
         strength: float = 1.0,
-        prompt_embeds: Tensor | None = None,
+        **options: Unpack[NoiseOptions],
     ) -> Tensor:
         """Golden noise (B, C, h, w) on the pipeline's device and in its precision, for its argument `latents`.
 
-        One row for each pair of prompt and seed: one prompt goes with every seed, and one seed with every prompt, so
-        that `golden("a cat", seed=[1, 2])` fits `pipe("a cat", num_images_per_prompt=2)`. A row depends on its own
-        prompt and seed alone. `height` and `width` in pixels must be those that the pipeline is called with; NPNet sees
-        sizes other than its own through windows (golden/sizes.py). `strength` from 0 (the source noise) over 1
-        (NPNet's) to 3. `prompt_embeds` (B, T, D) take the place of the prompt, as in the pipeline's call. NPNet reads
-        the first 77 tokens; a logged sentence names what of a prompt is beyond.
+        The source noise comes from one of three:
+        - `seed` (0 if none of the three is given). One row for each pair of prompt and seed: one prompt goes with every
+          seed, and one seed with every prompt, so that `golden("a cat", seed=[1, 2])` fits
+          `pipe("a cat", num_images_per_prompt=2)`. A row depends on its own prompt and seed alone.
+        - `generator`, or a list of one per row: the noise that the pipeline would draw with it, to the bit.
+        - `latents` (B, C, h, w) of unit variance, as the pipeline would take them.
+
+        `strength` from 0 (the source noise) over 1 (NPNet's) to 3. `height` and `width` in pixels must be those that
+        the pipeline is called with; NPNet sees sizes other than its own through windows (golden/sizes.py).
+        `prompt_embeds` (B, T, D) take the place of the prompt, as in the pipeline's call. With `num_images_per_prompt`
+        n, each prompt has n rows; of a single seed, the rows of each prompt count on from it. NPNet reads the first 77
+        tokens; a logged sentence names what of a prompt is beyond.
 
         The noise has unit variance: pipelines multiply it by their scheduler's `init_noise_sigma` themselves.
 
         Raises: InvalidInput in one sentence for what is not allowed.
         """
+        _refuse_unknown("GoldenNoise", options, NoiseOptions)
+        if _starts_from_image(self.pipeline):
+            raise InvalidInput(
+                f"A {type(self.pipeline).__name__} starts from an image, which latents of noise alone would replace: "
+                "call start_image(image, prompt, strength=..., num_inference_steps=...) for its latents."
+            )
         strength = check_number("strength", strength, 0.0, MAX_STRENGTH)
-        embeds, seeds = self._pair(prompt, seed, prompt_embeds)
-        shape = latent_shape(self.pipeline, height, width)
-        return self._predict(source_noise(seeds, shape), embeds, strength)
+        if sum(source is not None for source in (seed, generator, latents)) > 1:
+            raise InvalidInput("Give one of seed, generator and latents: each defines the source noise.")
+        shape = latent_shape(self.pipeline, options.get("height"), options.get("width"))
+        if latents is not None:
+            _check_latents(latents, shape, sized=bool(options.get("height") or options.get("width")))
+            embeds, _ = self._pair(prompt, None, options, len(latents))
+            return self._predict(latents, embeds, strength)
+        embeds, seeds = self._pair(prompt, seed, options)
+        if generator is None:
+            return self._predict(source_noise(seeds, shape), embeds, strength)
+        return self._predict(self._draw((len(embeds), *shape), generator, embeds.dtype), embeds, strength)
 
     @torch.no_grad()
     def start_image(
         self,
         image: Any,
         prompt: str | Sequence[str] | None = None,
-        seed: SupportsIndex | Iterable[SupportsIndex] = 0,
+        seed: Seeds | None = None,
         *,
         strength: float,
         num_inference_steps: int,
-        **noise_options: Unpack[NoiseOptions],
+        **options: Unpack[StartOptions],
     ) -> Tensor:
         """Where an SDXL img2img pipeline starts (B, C, h, w), for its argument `latents`: the image in golden noise.
 
         `image` (an image, several, or latents), `strength` and `num_inference_steps` must be those that the pipeline
         is called with. Img2img pipelines take `latents` as they are, so that the image is encoded here, and the noise
         added as much of it as the first of their steps expects. NPNet learned from pure noise: expect of it the more,
-        the nearer `strength` is to 1. `golden_strength` (0 to 3) and `prompt_embeds` are what a call of this object
-        takes as `strength` and `prompt_embeds`.
+        the nearer `strength` is to 1. `golden_strength` (0 to 3), `generator`, `prompt_embeds` and
+        `num_images_per_prompt` are what a call of this object takes as `strength`, `generator` and so on. With a
+        `golden_strength` of 0 this is where the pipeline itself starts with that generator, or with
+        `torch.Generator().manual_seed(seed)`, to the bit; hand the same generator to the pipeline if its sampler draws
+        noise.
 
         Raises: InvalidInput for a pipeline that does not start from an image, or what is not allowed.
         """
-        if unknown := set(noise_options) - set(NoiseOptions.__annotations__):
-            raise TypeError(f"start_image() got an unexpected keyword argument {min(unknown)!r}")
+        _refuse_unknown("start_image", options, StartOptions)
         pipeline = self.pipeline
-        if not hasattr(pipeline, "get_timesteps") or "Img2Img" not in type(pipeline).__name__:
+        if not _starts_from_image(pipeline):
             raise InvalidInput(
                 f"A start image is for SDXL's img2img pipelines, this is a {type(pipeline).__name__}: "
                 "call golden(prompt) for its latents."
             )
         strength = check_number("strength", strength, 0.0, 1.0)
         steps = check_whole("number of steps", num_inference_steps, 1, 1000)
-        golden_strength = check_number("golden strength", noise_options.get("golden_strength", 1.0), 0.0, MAX_STRENGTH)
+        golden_strength = check_number("golden strength", options.get("golden_strength", 1.0), 0.0, MAX_STRENGTH)
         if int(steps * strength) < 1:
             raise InvalidInput(f"With {steps} steps a strength of {strength:g} leaves none to take: raise either.")
-        embeds, seeds = self._pair(prompt, seed, noise_options.get("prompt_embeds"))
+        generator = options.get("generator")
+        if generator is not None and seed is not None:
+            raise InvalidInput("Give either seed or generator: each defines the source noise.")
+        embeds, seeds = self._pair(prompt, seed, options)
+        generator = [torch.Generator().manual_seed(seed) for seed in seeds] if generator is None else generator
         device = pipeline._execution_device
         with _own_scheduler(pipeline) as scheduler:
             scheduler.set_timesteps(steps, device=device)
             timesteps, _ = pipeline.get_timesteps(steps, strength, device)
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             try:
                 pixels = pipeline.image_processor.preprocess(image)
             except ValueError as error:
                 raise InvalidInput(str(error).splitlines()[0]) from error
-            if len(pixels) not in (1, len(seeds)):
-                raise InvalidInput(f"Images go with prompts and seeds in pairs, got {len(pixels)} and {len(seeds)}.")
-            dtype = network_of(pipeline).dtype
-            clean = pipeline.prepare_latents(pixels, None, len(seeds), 1, dtype, device, generators, add_noise=False)
-            noise = self._predict(source_noise(seeds, clean.shape[1:]), embeds, golden_strength)
-            return scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(seeds)))
+            if len(pixels) not in (1, len(embeds)):
+                raise InvalidInput(f"Images go with prompts and seeds in pairs, got {len(pixels)} and {len(embeds)}.")
+            _check_generators(generator, len(embeds))
+            # The encoder draws first and the noise after it, as in the pipeline.
+            clean = pipeline.prepare_latents(
+                pixels, None, len(embeds), 1, embeds.dtype, device, generator, add_noise=False
+            )
+            noise = self._predict(self._draw(clean.shape, generator, embeds.dtype), embeds, golden_strength)
+            return scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(embeds)))
 
     def _pair(
-        self, prompt: str | Sequence[str] | None, seed: Any, prompt_embeds: Tensor | None
+        self, prompt: str | Sequence[str] | None, seed: Any, options: RowOptions, num_latents: int | None = None
     ) -> tuple[Tensor, list[int]]:
-        """Prompt embeddings (B, T, D) and B seeds."""
-        if (prompt is None) == (prompt_embeds is None):
+        """Prompt embeddings (B, T, D) and B seeds. `num_latents` rows of source noise take the place of seeds."""
+        if (prompt is None) == ((prompt_embeds := options.get("prompt_embeds")) is None):
             raise InvalidInput("Give either a prompt or prompt_embeds.")
         if prompt_embeds is None:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-            if not prompts or not all(isinstance(text, str) for text in prompts):
-                raise InvalidInput("The prompt is a text or a list of texts, one at least.")
-            prompt_embeds = encode_anew(self.pipeline, prompts)["prompt_embeds"].clone()
+            prompt_embeds = self._encode(prompt)
         elif prompt_embeds.ndim != 3 or prompt_embeds.shape[1] < self.npnet.config.num_tokens:
             raise InvalidInput(
                 f"prompt_embeds are of shape (batch, {self.npnet.config.num_tokens} or more tokens, "
                 f"{self.npnet.config.embedding_dim}), got {tuple(prompt_embeds.shape)}."
             )
-        # Numbers of NumPy and torch look as if they could be iterated over.
-        several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
-        given = list(seed) if several else [seed]
-        seeds = [check_seed(value) for value in given]
+        each = check_whole("number of images per prompt", options.get("num_images_per_prompt", 1), 1, MAX_ROWS)
+        num_prompts = len(prompt_embeds)
+        prompt_embeds = prompt_embeds.repeat_interleave(each, 0)  # as the pipelines order their rows
+        if num_latents is not None:
+            if len(prompt_embeds) not in (1, num_latents):
+                raise InvalidInput(f"Prompts and latents go in pairs, got {len(prompt_embeds)} and {num_latents}.")
+            return prompt_embeds.expand(num_latents, -1, -1), []
+        seeds = _check_seeds(seed)
+        if each > 1 and len(seeds) == 1:
+            seeds = [check_seed(seeds[0] + image) for image in range(each)]
+        if each > 1 and len(seeds) == each:
+            seeds = seeds * num_prompts
         rows = max(len(prompt_embeds), len(seeds))
         if not seeds or {len(prompt_embeds), len(seeds)} - {1, rows}:
             raise InvalidInput(
@@ -178,13 +246,78 @@ class GoldenNoise:
             )
         return prompt_embeds.expand(rows, -1, -1), seeds * (rows // len(seeds))
 
+    def _encode(self, prompt: Any) -> Tensor:
+        """The prompt embeddings (B, T, D) that NPNet reads. Raises: InvalidInput for no text, or no text encoder."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        if not prompts or not all(isinstance(text, str) for text in prompts):
+            raise InvalidInput("The prompt is a text or a list of texts, one at least.")
+        for name in find_family(self.pipeline).text_encoders:
+            if getattr(self.pipeline, name, None) is None:
+                raise InvalidInput(f"The pipeline was loaded without its {name}: give prompt_embeds for the prompt.")
+        return encode_anew(self.pipeline, prompts)["prompt_embeds"].clone()
+
+    def _draw(self, shape: Sequence[int], generator: Any, dtype: torch.dtype) -> Tensor:
+        """The noise that the pipeline would draw. Raises: InvalidInput for generators that do not fit."""
+        _check_generators(generator, shape[0])
+        try:
+            return randn_tensor(tuple(shape), generator, self.pipeline._execution_device, dtype)
+        except ValueError as error:  # a generator of another device
+            raise InvalidInput(str(error).splitlines()[0]) from error
+
     def _predict(self, source: Tensor, prompt_embeds: Tensor, strength: float) -> Tensor:
         device = self.pipeline._execution_device
         self.npnet.to(device)
         source = source.to(device)
+        if strength == 0:
+            return source.to(network_of(self.pipeline).dtype, copy=True)
         golden = predict_golden(self.npnet, source, prompt_embeds.to(device))
         mixed = golden if strength == 1 else mix(source, golden, strength)  # mixing would round NPNet's own answer
         return mixed.to(network_of(self.pipeline).dtype)
+
+
+def _check_fit(pipeline: Any, sizes: NPNetConfig | PublishedNPNet) -> None:
+    """Raises: InvalidInput if an NPNet of these sizes does not fit the pipeline's latents and prompts."""
+    channels, width = latent_shape(pipeline)[0], find_family(pipeline).embedding_dim(pipeline)
+    if (sizes.channels, sizes.embedding_dim) != (channels, width):
+        raise InvalidInput(
+            f"This NPNet is for latents of {sizes.channels} channels and prompt embeddings of width "
+            f"{sizes.embedding_dim}, the pipeline has {channels} and {width}: give npnet=, a file or one of "
+            f"{', '.join(NPNETS)}."
+        )
+
+
+def _starts_from_image(pipeline: Any) -> bool:
+    """Whether a pipeline takes `latents` as an image in noise: img2img, which has no use for noise alone."""
+    return hasattr(pipeline, "get_timesteps") and "Img2Img" in type(pipeline).__name__
+
+
+def _refuse_unknown(function: str, options: Mapping[str, Any], allowed: Any) -> None:
+    if unknown := set(options) - set(get_type_hints(allowed)):
+        raise TypeError(f"{function}() got an unexpected keyword argument {min(unknown)!r}")
+
+
+def _check_seeds(seed: Any) -> list[int]:
+    # Numbers of NumPy and torch look as if they could be iterated over.
+    several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
+    given = list(seed) if several else [0 if seed is None else seed]
+    return [check_seed(value) for value in given]
+
+
+def _check_generators(generator: Any, rows: int) -> None:
+    several = isinstance(generator, list)
+    if not all(isinstance(each, torch.Generator) for each in (generator if several else [generator])):
+        raise InvalidInput(f"generator is a torch.Generator or a list of one per row, got {shown(generator)}.")
+    if several and len(generator) != rows:
+        raise InvalidInput(f"Give one generator, or one for each of {rows} rows: got {len(generator)}.")
+
+
+def _check_latents(latents: Any, shape: tuple[int, int, int], sized: bool) -> None:
+    """Raises: InvalidInput for what is no batch of noise of `shape`; only if `sized` height and width must agree."""
+    noise = isinstance(latents, Tensor) and latents.ndim == 4 and latents.is_floating_point() and len(latents) > 0
+    if not noise or latents.shape[1] != shape[0] or (sized and tuple(latents.shape[2:]) != shape[1:]):
+        got = f"{latents.dtype} of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else shown(latents)
+        sides = " x ".join(map(str, shape[1:])) if sized else "height x width"
+        raise InvalidInput(f"latents are noise of shape batch x {shape[0]} x {sides}, got {got}.")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from .checkers import Checker, find_checker
 from .errors import InvalidInput, MissingWeights
 from .families import Family, find_family
 from .models import ModelSpec, find_model
-from .npnet import NPNet, load_npnet
+from .npnet import NPNETS, NPNet, load_npnet
 from .pipelines import is_spared, load_pipeline
 from .verifier import Verifier, load_verifier
 
@@ -54,6 +54,7 @@ def load_model(
     spec = find_model(name)
     device = pick_device(device)
     weights = npnet or spec.npnet
+    check_npnet_name(spec, weights)
     try:
         network = load_npnet(weights) if weights else None
     except MissingWeights:
@@ -65,6 +66,18 @@ def load_model(
         network.to(device)
     verifier = load_verifier(spec.verifier, pipeline) if spec.verifier and Path(spec.verifier).is_file() else None
     return Model(spec, pipeline, network, verifier)
+
+
+def check_npnet_name(spec: ModelSpec, npnet: str | Path | None) -> None:
+    """Raises: InvalidInput if a published NPNet is for another family of models, before it is downloaded."""
+    name = str(npnet)
+    sizes = {known: (entry.channels, entry.embedding_dim) for known, entry in NPNETS.items()}
+    fitting = {sizes[known] for known in spec.family.npnets}
+    if name in sizes and not Path(name).is_file() and fitting and sizes[name] not in fitting:
+        raise InvalidInput(
+            f"The NPNet {name!r} is not for {spec.title or spec.name}, whose prompt embeddings or latents differ in "
+            f"size: give a file or one of {', '.join(known for known in sizes if sizes[known] in fitting)}."
+        )
 
 
 def pick_device(name: str = "auto") -> str:

@@ -82,6 +82,79 @@ def test_the_source_noise_is_the_pipelines_own(any_model, golden, sampler, monke
     assert not torch.equal(changed, stock)
 
 
+@pytest.mark.parametrize("sampler", [*STILL, "euler_a"])
+def test_a_generator_gives_the_noise_that_the_pipeline_would_draw(any_model, golden, sampler, monkeypatch):
+    """And is left where the pipeline would leave it, so that samplers that draw on their way go on alike."""
+    pipeline = any_model.pipeline
+    monkeypatch.setattr(pipeline, "scheduler", SAMPLERS[sampler](pipeline.scheduler.config))
+    arguments = arguments_of(pipeline) | {"num_images_per_prompt": 2}
+    prompts = [PROMPT, "a heart"]
+    for make in (
+        lambda: torch.Generator().manual_seed(7),
+        lambda: [torch.Generator().manual_seed(s) for s in range(4)],
+    ):
+        stock = pipeline(prompts, generator=make(), **arguments).images
+        generator = make()
+        latents = golden(prompts, generator=generator, num_images_per_prompt=2, strength=0)
+        assert latents.shape == (4, *SHAPE)
+        assert torch.equal(pipeline(prompts, latents=latents, generator=generator, **arguments).images, stock)
+        assert not torch.equal(golden(prompts, generator=make(), num_images_per_prompt=2), latents)
+
+
+def test_latents_are_the_source_noise(golden):
+    source = source_noise([3, 4], SHAPE)
+    expected = golden(PROMPT, seed=[3, 4])
+    assert torch.equal(golden(PROMPT, latents=source), expected)
+    assert torch.equal(golden([PROMPT] * 2, latents=source), golden([PROMPT] * 2, seed=[3, 4]))
+    same = golden(PROMPT, latents=source, strength=0)
+    assert torch.equal(same, source)
+    same.zero_()
+    assert not torch.equal(same, source)
+    wide = torch.randn(1, 4, SIZE, 2 * SIZE)
+    assert golden(PROMPT, latents=wide).shape == wide.shape
+    assert torch.equal(golden(PROMPT, latents=wide, width=16 * SIZE), golden(PROMPT, latents=wide))
+
+
+def test_images_of_a_prompt_count_on_from_its_seed(golden):
+    prompts = [PROMPT, "a heart"]
+    expected = golden([PROMPT, PROMPT, "a heart", "a heart"], seed=[5, 6, 5, 6])
+    assert torch.equal(golden(prompts, seed=5, num_images_per_prompt=2), expected)
+    assert torch.equal(golden(prompts, seed=[5, 6], num_images_per_prompt=2), expected)
+    assert torch.equal(golden(prompts, num_images_per_prompt=2), golden(prompts, seed=[0, 1], num_images_per_prompt=2))
+    embeds = encode_prompts(golden.pipeline, prompts)["prompt_embeds"]
+    assert torch.equal(golden(prompt_embeds=embeds, seed=5, num_images_per_prompt=2), expected)
+
+
+def test_unknown_arguments_are_refused_by_name(golden):
+    with pytest.raises(TypeError, match=r"GoldenNoise\(\) got an unexpected keyword argument 'stength'"):
+        golden(PROMPT, stength=0.5)
+
+
+def test_it_moves_with_its_pipeline_and_says_what_it_is(any_model, golden):
+    assert golden.to("cpu") is golden
+    words = repr(golden)
+    for part in (
+        type(any_model.pipeline).__name__,
+        "on cpu",
+        f"4 x {SIZE} x {SIZE}",
+        "77 x 32",
+        "singular",
+        "parameters",
+    ):
+        assert part in words
+
+
+def test_a_pipeline_without_text_encoders_needs_prompt_embeds(any_model, golden, monkeypatch):
+    embeds = encode_prompts(any_model.pipeline, [PROMPT])["prompt_embeds"]
+    expected = golden(PROMPT, seed=7)
+    for name in ("text_encoder", "text_encoder_2"):
+        monkeypatch.setattr(any_model.pipeline, name, None)
+    with pytest.raises(InvalidInput, match=r"without its text_encoder.*: give prompt_embeds") as caught:
+        golden(PROMPT)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(golden(prompt_embeds=embeds, seed=7), expected)
+
+
 def test_rows_are_pairs_of_prompts_and_seeds(golden):
     prompts, seeds = ["a red star", "a blue heart and more"], [3, 4294967295]
     together = golden(prompts, seed=seeds)
@@ -117,7 +190,15 @@ def test_latents_belong_to_the_caller(golden):
         ({"prompt": [PROMPT, 3]}, "list of texts"),
         ({"prompt": PROMPT, "seed": -1}, "seed must be"),
         ({"prompt": PROMPT, "seed": "7"}, "seed must be"),
-        ({"prompt": PROMPT, "seed": None}, "seed must be"),
+        ({"prompt": PROMPT, "seed": 1, "generator": torch.Generator()}, "one of seed, generator and latents"),
+        ({"prompt": PROMPT, "generator": 7}, "is a torch.Generator or a list"),
+        ({"prompt": PROMPT, "generator": [torch.Generator()] * 2}, "one for each of 1 rows: got 2"),
+        ({"prompt": PROMPT, "latents": 7}, r"shape batch x 4 x height x width, got 7"),
+        ({"prompt": PROMPT, "latents": torch.zeros(1, 3, SIZE, SIZE)}, "noise of shape batch x 4"),
+        ({"prompt": PROMPT, "latents": torch.zeros(1, *SHAPE), "width": 16 * SIZE}, f"x {SIZE} x {2 * SIZE}, got"),
+        ({"prompt": [PROMPT] * 2, "latents": torch.zeros(3, *SHAPE)}, "latents go in pairs, got 2 and 3"),
+        ({"prompt": PROMPT, "num_images_per_prompt": 0}, "number of images per prompt must be"),
+        ({"prompt": PROMPT, "num_images_per_prompt": 3, "seed": [1, 2]}, "in pairs"),
         ({"prompt": PROMPT, "seed": []}, "in pairs"),
         ({"prompt": [PROMPT] * 2, "seed": [1, 2, 3]}, "in pairs"),
         ({"prompt": PROMPT, "seed": [1, 0.5]}, "seed must be"),
@@ -127,7 +208,7 @@ def test_latents_belong_to_the_caller(golden):
         ({"prompt": PROMPT, "width": 16}, "takes half of that and more"),
         ({"prompt_embeds": torch.zeros(1, 5, EMBEDDING_DIM)}, "prompt_embeds are of shape"),
     ],
-    ids=range(15),
+    ids=range(23),
 )
 def test_what_is_not_allowed_gets_one_sentence(golden, arguments, says):
     with pytest.raises(InvalidInput, match=says) as caught:
@@ -189,6 +270,37 @@ def test_img2img_starts_where_the_pipeline_would(tiny_model, sampler, strength):
     assert not torch.equal(pipeline(PROMPT, image=image, latents=start, **arguments).images, stock)
 
 
+@pytest.mark.parametrize("sampler", [*STILL, "euler_a"])
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_img2img_of_a_photo_equals_the_pipelines_own_without_npnets_change(tiny_model, sampler, num_images):
+    """The encoder draws numbers before the noise does, so that both come from one generator."""
+    pipeline = sibling(tiny_model.pipeline, "StableDiffusionXLImg2ImgPipeline")
+    pipeline.scheduler = SAMPLERS[sampler](pipeline.scheduler.config)
+    golden = GoldenNoise.for_pipeline(pipeline, tiny_model.npnet)
+    photo = Image.linear_gradient("L").resize((8 * SIZE, 8 * SIZE)).convert("RGB")
+    settings = {"strength": 0.6, "num_inference_steps": 5}
+    arguments = arguments_of(pipeline) | settings | {"image": photo, "num_images_per_prompt": num_images}
+    stock = pipeline(PROMPT, generator=torch.Generator().manual_seed(7), **arguments).images
+    generator = torch.Generator().manual_seed(7)
+    rows = {"generator": generator, "num_images_per_prompt": num_images}
+    start = golden.start_image(photo, PROMPT, **rows, **settings, golden_strength=0)
+    assert torch.equal(pipeline(PROMPT, latents=start, generator=generator, **arguments).images, stock)
+    if num_images == 1:
+        assert torch.equal(golden.start_image(photo, PROMPT, seed=7, **settings, golden_strength=0), start)
+    changed = golden.start_image(photo, PROMPT, seed=7, num_images_per_prompt=num_images, **settings)
+    assert changed.shape == start.shape
+    assert not torch.equal(changed, start)
+    with pytest.raises(InvalidInput, match="either seed or generator"):
+        golden.start_image(photo, PROMPT, seed=7, **rows, **settings)
+
+
+def test_noise_alone_would_replace_the_image_of_img2img(tiny_model):
+    pipeline = sibling(tiny_model.pipeline, "StableDiffusionXLImg2ImgPipeline")
+    with pytest.raises(InvalidInput, match=r"starts from an image.*: call start_image\(image, prompt") as caught:
+        GoldenNoise.for_pipeline(pipeline, tiny_model.npnet)(PROMPT)
+    assert "\n" not in str(caught.value)
+
+
 def test_img2img_takes_images_prompts_and_seeds(tiny_model):
     pipeline = sibling(tiny_model.pipeline, "StableDiffusionXLImg2ImgPipeline")
     golden = GoldenNoise.for_pipeline(pipeline, tiny_model.npnet)
@@ -223,6 +335,15 @@ def test_another_family_is_refused(tiny_model):
         GoldenNoise.for_pipeline(FluxPipeline())
     with pytest.raises(InvalidInput, match="width 7"):
         GoldenNoise.for_pipeline(tiny_model.pipeline, NPNet(NPNetConfig(embedding_dim=7, residual=None)))
+
+
+def test_published_weights_that_do_not_fit_are_refused_before_they_are_downloaded(monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("nothing should be loaded")
+
+    monkeypatch.setattr(library, "load_npnet", fail)
+    with pytest.raises(InvalidInput, match="of width 1024, the pipeline has 4 and 2048"):
+        GoldenNoise.for_pipeline(StableDiffusionXLPipeline("somebody/model"), "hunyuan-dit")
 
 
 # --- which NPNet ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
-"""`python -m golden render`: both images and how to render them again; bad input gets one line and exit code 2."""
+"""`golden render`: both images and how to render them again; bad input gets one line and exit code 2."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +8,11 @@ import pytest
 from PIL import Image, ImageChops
 
 from golden import files, models
-from golden.__main__ import FILES, main
+from golden.cli import main
 from golden.drawing import to_png
 from golden.errors import GoldenError, InvalidInput, MissingWeights, run_command
 from golden.npnet import load_npnet, save_npnet
+from golden.render import FILES, make_slugs, parse_seeds
 from golden.settings import read_png
 from tests.conftest import SIZE
 
@@ -219,7 +218,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "Pass --prompt, or --from-image"),
+        ((), "Pass --prompt or --prompts, or --from-image"),
         (("--prompt", ""), "The prompt is empty"),
         (("--prompt", "x", "--seed", "-1"), "The seed must be"),
         (("--prompt", "x", "--num-inference-steps", "0"), "The number of steps must be"),
@@ -230,6 +229,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--npnet", "https://x.y/z.pth"), "is a URL"),
         (("--prompt", "x", "--npnet", "absent.safetensors"), "No weight file at absent.safetensors"),
         (("--prompt", "x", "--npnet", "absent"), "No NPNet 'absent'"),
+        (("--prompt", "x", "--npnet", "hunyuan-dit"), "'hunyuan-dit' is not for SDXL|not for Shapes"),
         (("--prompt", "x", "--height", "0"), "The height must be"),
         (("--prompt", "x", "--width", "100"), "The width must be a multiple of 8 pixels"),
         (("--prompt", "x", "--height", "16"), "takes half of that and more"),
@@ -242,7 +242,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--from-image", __file__), "not a readable PNG"),
         (("--prompt", "x", "--out", __file__), "cannot be written"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_bad_input_gets_one_sentence(arguments, says, capsys, tmp_path):
     with pytest.raises(GoldenError, match=says) as caught:
@@ -296,15 +296,62 @@ def test_wrong_usage_exits_with_2_and_one_line(arguments, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_help_answers_without_loading_anything_heavy():
-    code = (
-        "import sys, golden, golden.__main__ as m\n"
-        "for arguments in (['--help'], ['render', '--help']):\n"
-        "    try: m.main(arguments)\n"
-        "    except SystemExit as ended: assert ended.code == 0\n"
-        "print([name for name in ('torch', 'diffusers', 'transformers', 'scipy') if name in sys.modules])"
-    )
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert "--from-image" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
+# --- several prompts and seeds ----------------------------------------------------------------------------------------
+
+
+def test_seeds_and_prompts_name_their_images(tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("A red star!\n\n  a red, star \n灯台\n", encoding="utf-8")
+    out = tmp_path / "all"
+    assert render("--prompts", tmp_path / "prompts.txt", "--seeds", "0..1", 7, "--out", out) == 0
+    slugs = ("a-red-star", "a-red-star_2", "灯台")
+    arms = ("standard", "npnet", "side_by_side")
+    expected = [f"golden-{slug}-{seed}-{arm}.png" for slug in slugs for seed in (0, 1, 7) for arm in arms]
+    assert names_in(out) == sorted(expected)
+    assert str(out / expected[0]) in capsys.readouterr().out
+    render("--prompt", "a red, star", "--seed", 7, "--out", tmp_path / "one")
+    assert pixels(out / "golden-a-red-star_2-7-npnet.png") == pixels(tmp_path / "one" / "golden.png")
+    made = read_png((out / "golden-灯台-1-standard.png").read_bytes())
+    assert (made["settings"]["prompt"], made["settings"]["seed"], made["arm"]) == ("灯台", 1, "standard")
+    render("--from-image", out / "golden-灯台-1-npnet.png", "--seeds", "7", "--out", tmp_path / "again")
+    assert pixels(tmp_path / "again" / "golden-灯台-7-npnet.png") == pixels(out / "golden-灯台-7-npnet.png")
+
+
+def test_seeds_are_numbers_and_ranges_with_both_ends():
+    assert parse_seeds(["0..3"]) == [0, 1, 2, 3]
+    assert parse_seeds(["5", "1..2", "9,8"]) == [5, 1, 2, 9, 8]
+    for wrong in (["x"], ["-1"], ["3..1"], ["1", "0..2"], ["0..99999"], ["1.5"], [","], ["4294967296"]):
+        with pytest.raises(InvalidInput):
+            parse_seeds(wrong)
+
+
+def test_each_prompt_has_a_name_of_its_own():
+    assert make_slugs(["!?", "??", "../../etc/passwd", "x" * 300, "x" * 301]) == {
+        "!?": "prompt",
+        "??": "prompt_2",
+        "../../etc/passwd": "etc-passwd",
+        "x" * 300: "x" * 40,
+        "x" * 301: "x" * 40 + "_2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--prompt", "x", "--prompts", "p.txt"), "either --prompt or --prompts"),
+        (("--prompt", "x", "--seed", "1", "--seeds", "1"), "either --seed or --seeds"),
+        (("--prompts", "absent.txt"), "absent.txt cannot be read: No such file"),
+        (("--prompts", "empty.txt"), "no prompts in empty.txt"),
+        (("--prompts", "binary.txt"), "binary.txt is not valid UTF-8"),
+        (("--prompts", "p.txt"), r"p\.txt, line 3: The prompt has 3000 characters"),
+        (("--prompt", "x", "--seeds", "1..1"), "golden-x-1-npnet.png exists"),
+    ],
+)
+def test_all_prompts_and_files_are_checked_before_any_image(arguments, says, tmp_path):
+    (tmp_path / "p.txt").write_text("a star\n\n" + "x" * 3000 + "\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "outputs" / "render").mkdir(parents=True)
+    (tmp_path / "outputs" / "render" / "golden-x-1-npnet.png").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=says):
+        render(*arguments)
+    assert names_in(tmp_path / "outputs" / "render") == ["golden-x-1-npnet.png"]

@@ -18,10 +18,10 @@ from train.make_shard import collect_shard
 from train.network import make_npnet
 from train.objectives import RewardObjective, find_objective
 from train.pairs import write_manifest, write_shard
-from train.settings import Architecture, CollectionSettings, TrainingSettings
-from train.train_verifier import VerifierOptions, VerifierTrainer, area_under_curve, resume, run
+from train.settings import Architecture, CollectionSettings, TrainingSettings, VerifierOptions
 from train.trainer import Trainer
 from train.trajectories import Trajectories, read_trajectories, split_held_out, trace
+from train.verifier_training import VerifierTrainer, area_under_curve, resume, run
 
 QUICK = TrainingSettings(
     objective="reward", batch_size=8, num_epochs=2, reward_rows=16, reward_num_steps=1, reward_num_inference_steps=4

@@ -19,6 +19,7 @@ Pairs that the filter rejects are recorded as well, with the reason: another fil
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +42,11 @@ class CollectionOptions:
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps, ...")
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
     add_flags(parser, CollectionOptions)
     add_flags(parser, CollectionSettings)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     options, settings = read_flags(CollectionOptions, arguments), read_flags(CollectionSettings, arguments)
     check_positive(num_workers=options.num_workers, num_judge_workers=options.num_judge_workers)
     collect(options, settings)

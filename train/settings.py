@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` is quick. Names are checked aga
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from golden.errors import InvalidInput
 from golden.flags import flag
@@ -77,6 +78,26 @@ class TrainingSettings:
     change_penalty: float = flag(0.15, "objective reward: weight of the mean squared change of the noise")
     bf16: bool = flag(False, "bfloat16 in all branches but the singular one")
     seed: int = flag(0, "decides initial weights, order and dropped paths")
+
+
+@dataclass(frozen=True)
+class VerifierOptions:
+    """What decides a verifier, beside where it is written."""
+
+    pairs: Path = flag(help="folder made by train/collect_pairs.py", positional=True)
+    out: Path = flag(Path("runs/verifier"), "folder to write to")
+    label: str = flag("right", "what is predicted: right (the checker's verdict) or a recorded judge")
+    num_scenes: int = flag(8000, "scenes with a known verdict to add, if the model's checker can draw them")
+    scene_share: float = flag(0.33, "share of training steps on those scenes")
+    num_steps: int = flag(3000, "training steps")
+    batch_size: int = flag(64, "latents per step")
+    learning_rate: float = flag(5e-4, "peak learning rate of AdamW")
+    weight_decay: float = flag(0.02, "weight decay of AdamW")
+    checkpoint_every: int = flag(250, "steps between validations and checkpoints")
+    bf16: bool = flag(False, "compute in bfloat16 (autocast)")
+    num_threads: int = flag(1, "threads on a CPU")
+    seed: int = flag(0, "decides the order of the data and the scenes")
+    device: str = flag("auto", "where it runs: auto, cpu, cuda, mps")
 
 
 @dataclass(frozen=True)

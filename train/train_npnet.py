@@ -13,6 +13,7 @@ with exit code 1 and keeps the last good checkpoint.
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,11 +40,11 @@ class TrainingOptions:
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps, ...")
 
 
-def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    parser = ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
     for options_class in (TrainingOptions, TrainingSettings, Architecture):
         add_flags(parser, options_class)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     options, settings = read_flags(TrainingOptions, arguments), read_flags(TrainingSettings, arguments)
     architecture = read_flags(Architecture, arguments)
     check_positive(

@@ -26,6 +26,8 @@ class Family:
     """Published NPNets, as named in NPNETS, that fit pipelines of the family; the base model's first."""
     controlnet_class: str | None = None
     """The pipeline class that a ControlNet steers, None if the family has none."""
+    text_encoders: tuple[str, ...] = ("text_encoder",)
+    """The parts of a pipeline without which it cannot encode prompts."""
     num_tokens = 77
     """The tokens of a prompt that NPNet reads, start and end marks included."""
 

@@ -13,6 +13,7 @@ class HunyuanDiT(Family):
     class_prefix = "HunyuanDiT"
     base_model = "hunyuan-dit"
     npnets = ("hunyuan-dit",)
+    text_encoders = ("text_encoder", "text_encoder_2")
 
     def call_arguments(self) -> dict[str, Any]:
         # Or the pipeline would change the size to one of its list, and the noise would not fit.

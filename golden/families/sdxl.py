@@ -11,6 +11,7 @@ class StableDiffusionXL(Family):
     class_prefix = "StableDiffusionXL"
     base_model = "sdxl"
     npnets = ("sdxl",)
+    text_encoders = ("text_encoder_2",)  # the refiner has no other
     controlnet_class = "StableDiffusionXLControlNetPipeline"
 
     def load_arguments(self) -> dict[str, Any]:

@@ -9,26 +9,21 @@
 Scores of the embedded set and of the published weights are of different models: never compare one with the other.
 """
 
-from collections.abc import Iterable
-from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..errors import InvalidInput
-from .aesthetic import Aesthetic
-from .base import Judge
-from .clip_score import CLIPScore
-from .hpsv2 import HPSv2
-from .image_reward import ImageReward
-from .inputs import Inputs
-from .judge_set import MODES, JudgeSet, Result, choose_mode
-from .loading import WEIGHT_SETS, Weights, embedded_path, load, num_bytes, save_judge, weight_paths
-from .mps import MPS
-from .pickscore import PickScore
+if TYPE_CHECKING:
+    from .base import Judge
+    from .inputs import Inputs
+    from .judge_set import MODES, JudgeSet, Result
+    from .loading import WEIGHT_SETS, Weights, embedded_path, save_judge
+    from .mps import MPS
+    from .registry import JUDGES, find_judge, load_judge, load_judges
 
 __all__ = [
     "JUDGES",
     "MODES",
+    "MPS",
     "WEIGHT_SETS",
     "Inputs",
     "Judge",
@@ -42,54 +37,9 @@ __all__ = [
     "save_judge",
 ]
 
-JUDGES: dict[str, type[Judge]] = {
-    "PickScore": PickScore,
-    "HPSv2": HPSv2,
-    "AES": Aesthetic,
-    "ImageReward": ImageReward,
-    "CLIPScore": CLIPScore,
-    "MPS": MPS,
-}
 
-
-def find_judge(name: str) -> type[Judge]:
-    """The class of a judge. Raises: InvalidInput listing the names."""
-    if name not in JUDGES:
-        raise InvalidInput(f"Unknown judge {name!r}: choose from {', '.join(JUDGES)}.")
-    return JUDGES[name]
-
-
-def load_judge(
-    name: str, weights: Weights = "embedded", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Judge:
-    """Load one judge; see `golden.judges.loading.load` for what `weights` may be and what is raised."""
-    return load(find_judge(name), weights, device, dtype)
-
-
-def load_judges(
-    names: Iterable[str] | None = None,
-    weights: Weights = "embedded",
-    mode: str = "auto",
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> JudgeSet:
-    """A set of judges, each loaded when its turn first comes.
-
-    Args:
-        names: of JUDGES, in the order in which they score; None for all six.
-        weights: "embedded" or "published", or for a single judge what `load_judge` takes.
-        mode: "resident", "rotating", or "auto": resident where the weights fit in the memory that is free now.
-        device, dtype: where and in which precision they run.
-
-    Raises: InvalidInput for unknown names or modes, and as `load_judge` for a path without a file. A judge of the two
-        sets whose weights are unavailable is no error here: `JudgeSet.stream` says so when its turn comes.
-    """
-    classes = {name: find_judge(name) for name in (JUDGES if names is None else names)}
-    if not (isinstance(weights, str) and weights in WEIGHT_SETS):
-        if len(classes) != 1:
-            raise InvalidInput(f"A file contains one judge, got {len(classes)} names: give the name of that one.")
-        for cls in classes.values():
-            weight_paths(cls, weights)
-    needed = sum(num_bytes(cls, weights, dtype) for cls in classes.values()) if mode == "auto" else 0
-    loaders = {name: partial(load, cls, weights, device, dtype) for name, cls in classes.items()}
-    return JudgeSet(loaders, choose_mode(mode, needed, device))
+def __getattr__(name: str) -> Any:
+    """Load the judges' modules when a name is asked for: they take seconds, and the help of a command needs none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".registry", __name__), name)

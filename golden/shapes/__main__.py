@@ -4,6 +4,7 @@ python -m golden.shapes render "a red circle left of a blue square" out.png --se
 python -m golden.shapes check "a red circle left of a blue square" out.png
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from ..files import atomic_path, open_image
 from . import check_image, parse_caption, render, sample_scene
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m golden.shapes") -> int:
     description = "Render and check images of the shapes world."
-    parser = ArgumentParser(prog="python -m golden.shapes", description=description)
+    parser = ArgumentParser(prog=prog, description=description)
     commands = parser.add_subparsers(dest="command", required=True)
     draw = commands.add_parser("render", help="draw a random scene for which a caption is true")
     draw.add_argument("caption")

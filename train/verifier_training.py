@@ -1,0 +1,198 @@
+"""What happens in the training of a verifier: batches, steps, validation, checkpoints."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.optimization import get_scheduler
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from golden.errors import InvalidInput
+from golden.files import atomic_path, load_weights
+from golden.model import Model, load_model
+from golden.pipelines import encode_anew
+from golden.verifier import Verifier, make_verifier, save_verifier
+from train.pairs import read_manifest
+from train.settings import VerifierOptions
+from train.trajectories import FINISHED_TIMESTEP, Trajectories, draw_examples, read_trajectories, split_held_out
+
+NUM_VALIDATED = 512
+WARMUP_STEPS = 100
+NOISED_SHARE = 0.5  # of the scenes; the others are finished
+
+
+class VerifierTrainer:
+    """A verifier being trained: `step` steps are behind it. Batches are functions of (seed, step)."""
+
+    def __init__(self, model: Model, data: Trajectories, scenes: Trajectories | None, options: VerifierOptions) -> None:
+        torch.manual_seed(options.seed)
+        self.model, self.data, self.scenes, self.options = model, data, scenes, options
+        self.verifier = make_verifier(model.pipeline).to(model.pipeline._execution_device).train()
+        self.ema = AveragedModel(self.verifier, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+        self.optimizer = torch.optim.AdamW(
+            self.verifier.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.schedule = get_scheduler(
+            "cosine", self.optimizer, num_warmup_steps=WARMUP_STEPS, num_training_steps=options.num_steps
+        )
+        self.noiser = DDIMScheduler.from_config(model.pipeline.scheduler.config)
+        self.step = 0
+
+    PARTS = ("verifier", "ema", "optimizer", "schedule")
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step} | {name: getattr(self, name).state_dict() for name in self.PARTS}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+    def batch(self) -> tuple[Tensor, int, list[str], Tensor]:
+        """Latents at one timestep, that timestep, prompts and labels: a function of (seed, step)."""
+        rng = np.random.default_rng((self.options.seed, self.step))
+        from_scenes = self.scenes is not None and rng.random() < self.options.scene_share
+        source = self.scenes if from_scenes and self.scenes is not None else self.data
+        rows = rng.integers(0, len(source), self.options.batch_size)
+        prompts, labels = [source.prompts[row] for row in rows], source.labels[torch.from_numpy(rows)]
+        if not from_scenes:
+            place = int(rng.integers(len(source.timesteps)))
+            return source.latents[torch.from_numpy(rows), place].float(), source.timesteps[place], prompts, labels
+        clean = source.latents[torch.from_numpy(rows), 0].float()
+        if rng.random() >= NOISED_SHARE:
+            return clean, FINISHED_TIMESTEP, prompts, labels
+        timestep = int(rng.choice(self.data.timesteps[len(self.data.timesteps) // 2 :]))  # layouts are there by then
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(clean.shape, generator=generator)
+        return self.noiser.add_noise(clean, noise, torch.tensor([timestep])), timestep, prompts, labels
+
+    def advance(self) -> float:
+        """Take one step. Returns the loss before it."""
+        torch.manual_seed(self.step)
+        latents, timestep, prompts, labels = self.batch()
+        logits = self.predict(self.verifier, latents, timestep, prompts)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels.to(logits.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.verifier.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.ema.update_parameters(self.verifier)
+        self.step += 1
+        return loss.item()
+
+    def predict(self, verifier: Any, latents: Tensor, timestep: int, prompts: list[str]) -> Tensor:
+        """Logits (B,) of latents at a timestep."""
+        device = self.model.pipeline._execution_device
+        embeddings = encode_anew(self.model.pipeline, prompts)
+        # On CPUs the fused attention kernel's backward pass is slow.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16), sdpa_kernel(SDPBackend.MATH):
+            return verifier(self.model.pipeline, latents.to(device), timestep, embeddings)
+
+    @torch.no_grad()
+    def validate(self, held_out: Trajectories) -> dict[str, float]:
+        """Area under the ROC curve at each timestep, by the moving average."""
+        rows = np.arange(min(len(held_out), NUM_VALIDATED))
+        chosen = held_out.select(rows)
+        averaged = self.ema.module.eval()
+        figures = {}
+        for place, timestep in enumerate(chosen.timesteps):
+            parts = [
+                self.predict(averaged, chosen.latents[start : start + 64, place].float(), timestep, prompts)
+                for start in range(0, len(rows), 64)
+                if (prompts := list(chosen.prompts[start : start + 64]))
+            ]
+            figures[f"auc_{timestep}"] = round(area_under_curve(torch.cat(parts).float().cpu(), chosen.labels), 4)
+        return figures
+
+
+def area_under_curve(scores: Tensor, labels: Tensor) -> float:
+    """Share of pairs of a right (label above 0.5) and a wrong row of which the right one scores higher; NaN without."""
+    right = labels.numpy() > 0.5
+    num_right, num_wrong = int(right.sum()), int((~right).sum())
+    if not num_right or not num_wrong:
+        return float("nan")
+    ranks = rankdata(scores.numpy())
+    return float((ranks[right].sum() - num_right * (num_right + 1) / 2) / (num_right * num_wrong))
+
+
+def load_scenes(model: Model, options: VerifierOptions, cache: Path) -> Trajectories | None:
+    """The drawn scenes, from `cache` if they were drawn before; None if the checker draws none."""
+    if not options.num_scenes or model.checker is None:
+        return None
+    path = cache / f"scenes-{options.num_scenes}-{options.seed}.pt"
+    if not path.is_file():
+        batches = [*tqdm(draw_examples(model, options.num_scenes, options.seed), "scenes", disable=None)]
+        prompts = [prompt for part, _, _ in batches for prompt in part]
+        latents, labels = torch.cat([part for _, part, _ in batches]), torch.cat([part for _, _, part in batches])
+        with atomic_path(path) as temporary:
+            torch.save({"prompts": prompts, "latents": latents, "labels": labels}, temporary)
+    saved = torch.load(path, weights_only=True)
+    return Trajectories(saved["latents"][:, None], (FINISHED_TIMESTEP,), tuple(saved["prompts"]), saved["labels"])
+
+
+def run(trainer: VerifierTrainer, held_out: Trajectories, out: Path) -> Iterator[dict[str, Any]]:
+    """Take the steps that are left; yields the rows of the log, each after its checkpoint was written."""
+    options, losses = trainer.options, []
+    bar = tqdm(total=options.num_steps, initial=trainer.step, desc="steps", mininterval=1)
+    while trainer.step < options.num_steps:
+        losses.append(trainer.advance())
+        bar.update()
+        if trainer.step % options.checkpoint_every == 0 or trainer.step == options.num_steps:
+            row = {"step": trainer.step, "loss": round(float(np.mean(losses)), 4), **trainer.validate(held_out)}
+            losses = []
+            with atomic_path(out / "checkpoint.pt") as temporary:
+                torch.save(trainer.state() | {"identity": identify(options)}, temporary)
+            with open(out / "log.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+            yield row
+
+
+def identify(options: VerifierOptions) -> dict[str, Any]:
+    """What decides the weights."""
+    left_out = ("out", "device", "checkpoint_every")
+    return {name: str(value) for name, value in asdict(options).items() if name not in left_out}
+
+
+def resume(trainer: VerifierTrainer, out: Path) -> None:
+    """Continue from a checkpoint, if there is one. Raises: InvalidInput if it is of other settings."""
+    path = out / "checkpoint.pt"
+    if not path.is_file():
+        return
+    saved, _ = load_weights(path)
+    for name, value in identify(trainer.options).items():
+        if (there := saved["identity"].get(name)) != value:
+            raise InvalidInput(
+                f"{out} holds a training with {name}={there!r}, not {value!r}: use the same settings to continue it, "
+                "or another folder with --out."
+            )
+    trainer.load_state(saved)
+
+
+def train_verifier(options: VerifierOptions) -> None:
+    """Train a verifier, or what is left of it, and save it."""
+    torch.set_num_threads(options.num_threads)
+    model = load_model(read_manifest(options.pairs)["settings"]["model"], device=options.device)
+    cache = options.out / "cache"
+    data = read_trajectories(options.pairs, model, options.label, cache / options.label, options.bf16)
+    trained, held_out = split_held_out(data)
+    trainer = VerifierTrainer(model, trained, load_scenes(model, options, cache), options)
+    resume(trainer, options.out)
+    print(f"{len(trained)} images to train on, {len(held_out)} to validate on, {float(data.labels.mean()):.1%} right")
+    row: dict[str, Any] = {}
+    for row in run(trainer, held_out, options.out):
+        tqdm.write(json.dumps(row))
+    averaged = trainer.ema.module.eval()
+    assert isinstance(averaged, Verifier)
+    about = {"settings": identify(options), "figures": row, "num_images": len(trained)}
+    save_verifier(options.out / "verifier.safetensors", averaged, {"training": json.dumps(about)})
