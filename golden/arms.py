@@ -48,7 +48,7 @@ def npnet(source: Noise, conditions: Conditions) -> Noise:
         name = conditions.model.spec.name
         raise MissingWeights(f"There is no NPNet for {name!r}: train one, or pass a file with --npnet.")
     device = next(conditions.npnet.parameters()).device
-    prompt_embeds = conditions.embeddings["prompt_embeds"].to(device)
+    prompt_embeds = conditions.model.family.npnet_embeds(conditions.embeddings).to(device)
     with torch.inference_mode():
         return predict_golden(conditions.npnet, source.to(device), prompt_embeds).cpu()
 

@@ -124,7 +124,8 @@ class GoldenNoise:
         if unknown := set(noise_options) - set(NoiseOptions.__annotations__):
             raise TypeError(f"start_image() got an unexpected keyword argument {min(unknown)!r}")
         pipeline = self.pipeline
-        if not hasattr(pipeline, "get_timesteps") or "Img2Img" not in type(pipeline).__name__:
+        supported = find_family(pipeline).takes_start_image and hasattr(pipeline, "get_timesteps")
+        if not supported or "Img2Img" not in type(pipeline).__name__:
             raise InvalidInput(
                 f"A start image is for SDXL's img2img pipelines, this is a {type(pipeline).__name__}: "
                 "call golden(prompt) for its latents."
@@ -161,7 +162,7 @@ class GoldenNoise:
             prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
             if not prompts or not all(isinstance(text, str) for text in prompts):
                 raise InvalidInput("The prompt is a text or a list of texts, one at least.")
-            prompt_embeds = encode_anew(self.pipeline, prompts)["prompt_embeds"].clone()
+            prompt_embeds = find_family(self.pipeline).npnet_embeds(encode_anew(self.pipeline, prompts)).clone()
         elif prompt_embeds.ndim != 3 or prompt_embeds.shape[1] < self.npnet.config.num_tokens:
             raise InvalidInput(
                 f"prompt_embeds are of shape (batch, {self.npnet.config.num_tokens} or more tokens, "

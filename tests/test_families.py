@@ -11,6 +11,7 @@ from golden.families import FAMILIES, family_of_class, find_family
 from golden.models import MODELS
 from golden.npnet import NPNETS
 from golden.pipelines import decode, encode_prompts, find_cut, latent_shape, network_of
+from golden.samplers import SAMPLERS
 from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
 
 
@@ -32,7 +33,27 @@ def test_contract(pipeline):
     assert family.controlnet_class is None or hasattr(diffusers, family.controlnet_class)
     assert family.network(pipeline) is network_of(pipeline)
     assert isinstance(network_of(pipeline), torch.nn.Module)
-    assert set(family.call_arguments()) <= set(inspect.signature(pipeline.__call__).parameters)
+    arguments = set(inspect.signature(pipeline.__call__).parameters)
+    assert set(family.call_arguments()) <= arguments
+    assert set(family.guidance_arguments(3.0)) <= arguments
+    assert set(family.samplers) <= set(SAMPLERS)
+    assert base.sampling.sampler in family.samplers
+
+
+def test_packed_latents_and_scaled_latents_come_back(pipeline):
+    family = find_family(pipeline)
+    channels, height, width = latent_shape(pipeline, 64, 96)
+    assert channels == family.latent_channels(pipeline)
+    latents = torch.arange(2.0 * channels * height * width).view(2, channels, height, width) / 1000
+    assert torch.equal(family.unpack(pipeline, family.pack(pipeline, latents), height, width), latents)
+    assert torch.allclose(family.scale_latents(pipeline, family.unscale_latents(pipeline, latents)), latents, atol=1e-5)
+
+
+def test_npnet_reads_one_row_of_tokens_for_each_prompt(pipeline):
+    family = find_family(pipeline)
+    read = family.npnet_embeds(encode_prompts(pipeline, ["a star", "a heart"]))
+    assert read.shape == (2, family.num_tokens, family.embedding_dim(pipeline))
+    assert not torch.equal(read[0], read[1])
 
 
 def test_embeddings_are_those_of_the_pipelines_own_call(pipeline):

@@ -18,8 +18,12 @@ def find_family(pipeline: Any) -> Family:
 
 
 def family_of_class(*class_names: str) -> Family:
-    """The family of a pipeline class, from its name or else those of its parents. Raises: InvalidInput."""
-    for name in class_names:
+    """The family of a pipeline class, from its name or else those of its parents. Raises: InvalidInput.
+
+    Only names of pipelines count. AnimateDiff's pipelines, whose latents have a frame axis, inherit loaders from
+    StableDiffusionXL and are no pipelines of it.
+    """
+    for name in (name for name in class_names if name.endswith("Pipeline")):
         for family in FAMILIES.values():
             if name.startswith(family.class_prefix):
                 return family

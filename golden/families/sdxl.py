@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..samplers import ALIGNED_SAMPLERS, PLAIN_SAMPLERS
 from .base import Embeddings, Family, name_outputs
 
 
@@ -12,6 +13,8 @@ class StableDiffusionXL(Family):
     base_model = "sdxl"
     npnets = ("sdxl",)
     controlnet_class = "StableDiffusionXLControlNetPipeline"
+    samplers = (*PLAIN_SAMPLERS, *ALIGNED_SAMPLERS)
+    takes_start_image = True
 
     def load_arguments(self) -> dict[str, Any]:
         return {"add_watermarker": False}
