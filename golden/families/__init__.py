@@ -5,11 +5,12 @@ from typing import Any
 from ..errors import InvalidInput
 from .base import Embeddings, Family
 from .hunyuan import HunyuanDiT
+from .pixart import PixArtSigma
 from .sdxl import StableDiffusionXL
 
 __all__ = ["FAMILIES", "Embeddings", "Family", "family_of_class", "find_family"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusionXL(), HunyuanDiT())}
+FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusionXL(), HunyuanDiT(), PixArtSigma())}
 
 
 def find_family(pipeline: Any) -> Family:
