@@ -62,8 +62,15 @@ def inversion(source: Noise, conditions: Conditions) -> Noise:
 def repainted(source: Noise, conditions: Conditions) -> Noise:
     """Baseline: one guided step down, random noise back up. Source: Table 2 of the paper."""
     model = conditions.model
-    scale = model.spec.redenoise.guidance_scale
-    return repaint(model.pipeline, source, conditions.embeddings, conditions.seeds, guidance_scale=scale)
+    settings = model.spec.redenoise
+    return repaint(
+        model.pipeline,
+        source,
+        conditions.embeddings,
+        conditions.seeds,
+        guidance_scale=settings.guidance_scale,
+        sigma_down=settings.sigma_down,
+    )
 
 
 def equal_norm_random(source: Noise, conditions: Conditions) -> Noise:

@@ -67,7 +67,7 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     pipeline_class = getattr(diffusers, spec.pipeline)
     where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
-    parts = spec.family.load_arguments()
+    parts = spec.family.load_arguments() | _parts_left_out(spec)
     with _explain(f"The model {spec.name!r}", spec.repo):
         if spec.parts.unet:
             parts["unet"] = _load_unet(spec, spec.parts.unet, dtype)
@@ -88,6 +88,15 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     if memory == "auto":
         memory = choose_memory(device, needed_memory(pipeline))
     return spare_memory(pipeline, device) if memory == "low" else pipeline.to(device)
+
+
+def _parts_left_out(spec: ModelSpec) -> dict[str, None]:
+    """None for each optional part that a local folder does without."""
+    index = Path(spec.repo) / "model_index.json"
+    if not spec.family.optional_parts or not index.is_file():
+        return {}
+    listed = json.loads(index.read_text())
+    return {name: None for name in spec.family.optional_parts if not (listed.get(name) or [None])[0]}
 
 
 def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:

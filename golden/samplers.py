@@ -45,6 +45,19 @@ def _factory(class_name: str, aligned: bool = False, **settings: Any) -> Callabl
     return make
 
 
+def _flow_factory(class_name: str) -> Callable[[Mapping], Any]:
+    """The same for flow matching, whose schedule is its shift."""
+
+    def make(config: Mapping) -> Any:
+        import diffusers
+
+        scheduler_class = getattr(diffusers, class_name)
+        accepted = scheduler_class._get_init_keys(scheduler_class)
+        return scheduler_class(**{key: config[key] for key in accepted if key in config})
+
+    return make
+
+
 def _align(scheduler_class: Any) -> Any:
     """A scheduler that takes the steps of `align_steps` in place of its own."""
 
@@ -94,6 +107,8 @@ SAMPLERS: dict[str, Callable[[Mapping], Any]] = {
     "tcd": _factory("TCDScheduler"),
     "dpm_ays": _factory("DPMSolverMultistepScheduler", aligned=True),
     "euler_ays": _factory("EulerDiscreteScheduler", aligned=True),
+    "flow_euler": _flow_factory("FlowMatchEulerDiscreteScheduler"),
+    "flow_heun": _flow_factory("FlowMatchHeunDiscreteScheduler"),
 }
 
 # The first two were distilled for a schedule of 50 steps, of which they take some; from 60 on two of the aligned steps
@@ -103,7 +118,9 @@ MAX_STEPS_OF = {"lcm": 50, "tcd": 50, "dpm_ays": 50, "euler_ays": 50}
 
 ALIGNED_SAMPLERS = ("dpm_ays", "euler_ays")
 """For models of SDXL's noise levels alone."""
-PLAIN_SAMPLERS = tuple(name for name in SAMPLERS if name not in ALIGNED_SAMPLERS)
+FLOW_SAMPLERS = ("flow_euler", "flow_heun")
+"""For flow matching."""
+PLAIN_SAMPLERS = tuple(name for name in SAMPLERS if name not in (*ALIGNED_SAMPLERS, *FLOW_SAMPLERS))
 """For every diffusion model."""
 
 
@@ -154,7 +171,10 @@ def remember_clean_estimate(scheduler: Any) -> Any:
 
 
 def _clean(scheduler: Any, model_output: "Tensor", timestep: Any, sample: "Tensor") -> "Tensor":
-    """x0 from x_t and the model's output, for variance-preserving schedulers."""
+    """x0 from x_t and the model's output, for flows and for variance-preserving schedulers."""
+    if not hasattr(scheduler, "alphas_cumprod"):
+        # x0 = x - sigma v
+        return sample - float(timestep) / scheduler.config.num_train_timesteps * model_output
     signal = scheduler.alphas_cumprod.to(sample.device, sample.dtype)[int(timestep)]
     if scheduler.config.prediction_type == "v_prediction":
         return signal.sqrt() * sample - (1 - signal).sqrt() * model_output

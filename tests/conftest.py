@@ -48,6 +48,7 @@ from golden.npnet import (
     SingularConfig,
     SwinConfig,
     TextConfig,
+    load_npnet,
     save_npnet,
 )
 from golden.pipelines import Embeddings
@@ -112,10 +113,12 @@ def _clip_tokenizer() -> transformers.CLIPTokenizer:
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=NUM_TOKENS)
 
 
-def _clip_config(tokenizer: transformers.CLIPTokenizer) -> transformers.CLIPTextConfig:
+def _clip_config(
+    tokenizer: transformers.CLIPTokenizer, hidden_size: int = EMBEDDING_DIM // 2
+) -> transformers.CLIPTextConfig:
     return transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=EMBEDDING_DIM // 2,
+        hidden_size=hidden_size,
         projection_dim=EMBEDDING_DIM // 2,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -263,6 +266,82 @@ def tiny_pixart_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_sd3_folder(tmp_path_factory) -> str:
+    """A StableDiffusion3Pipeline with random weights and without T5, as `save_pretrained` leaves it."""
+    tokenizer = _clip_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = diffusers.StableDiffusion3Pipeline(
+            text_encoder=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            text_encoder_2=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            text_encoder_3=None,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            tokenizer_3=None,
+            vae=_tiny_vae(latent_channels=16, shift_factor=0.1),
+            transformer=diffusers.SD3Transformer2DModel(
+                sample_size=SIZE,
+                num_layers=2,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=EMBEDDING_DIM,
+                caption_projection_dim=32,
+                pooled_projection_dim=EMBEDDING_DIM,
+                pos_embed_max_size=32,
+            ),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        )
+    folder = tmp_path_factory.mktemp("tiny_sd3")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory) -> str:
+    """A StableDiffusionPipeline with random weights, as `save_pretrained` leaves it."""
+    tokenizer = _clip_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = diffusers.StableDiffusionPipeline(
+            vae=_tiny_vae(),
+            text_encoder=transformers.CLIPTextModel(_clip_config(tokenizer, EMBEDDING_DIM)),
+            tokenizer=tokenizer,
+            unet=diffusers.UNet2DConditionModel(
+                sample_size=SIZE,
+                block_out_channels=(8, 16),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                layers_per_block=1,
+                norm_num_groups=4,
+                attention_head_dim=4,
+                cross_attention_dim=EMBEDDING_DIM,
+            ),
+            scheduler=diffusers.PNDMScheduler(**SDXL_SCHEDULE, skip_prk_steps=True),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    folder = tmp_path_factory.mktemp("tiny_sd")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
+    """The same for 16 channels and more tokens."""
+    config = replace(load_npnet(tiny_npnet_file).config, channels=16, num_tokens=NUM_TOKENS + 256)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = NPNet(config)
+        with torch.no_grad():
+            net.alpha.fill_(0.7)
+            net.beta.fill_(0.3)
+    path = tmp_path_factory.mktemp("tiny_flow_npnet") / "npnet.safetensors"
+    save_npnet(path, net)
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_npnet_file(tmp_path_factory) -> Path:
     """An NPNet for the tiny models with random weights, alpha and beta away from zero."""
     swin = SwinConfig(
@@ -343,16 +422,30 @@ def tiny_pixart(tiny_pixart_folder, tiny_npnet_file) -> Model:
 
 
 @pytest.fixture(scope="session")
+def tiny_sd3(tiny_sd3_folder, tiny_flow_npnet_file) -> Model:
+    """The tiny Stable Diffusion 3 with an NPNet that fits it, and a verifier."""
+    return add_verifier(load_model(tiny_sd3_folder, npnet=tiny_flow_npnet_file))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tiny_sd_folder, tiny_npnet_file) -> Model:
+    """The tiny Stable Diffusion 1.5 with an NPNet that fits it, and a verifier."""
+    return add_verifier(load_model(tiny_sd_folder, npnet=tiny_npnet_file))
+
+
+@pytest.fixture(scope="session")
 def tiny_of_family(request) -> Callable[[str], Model]:
     """The tiny model of a family by its name; a new family needs one here."""
     names = {"sdxl": "tiny_model", "hunyuan-dit": "tiny_hunyuan", "pixart-sigma": "tiny_pixart"}
+    names |= {"sd3": "tiny_sd3", "sd": "tiny_sd"}
     return lambda family: request.getfixturevalue(names[family])
 
 
 @pytest.fixture(scope="session")
-def tiny_files(tiny_of_family, tiny_npnet_file) -> Callable[[str], tuple[str, Path]]:
+def tiny_files(tiny_of_family, tiny_npnet_file, tiny_flow_npnet_file) -> Callable[[str], tuple[str, Path]]:
     """The folder of a family's tiny model and an NPNet that fits it."""
-    return lambda family: (tiny_of_family(family).spec.repo, tiny_npnet_file)
+    npnets = {"sd3": tiny_flow_npnet_file}
+    return lambda family: (tiny_of_family(family).spec.repo, npnets.get(family, tiny_npnet_file))
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,9 @@ def test_what_is_beyond_the_tokens_that_are_read_is_named(pipeline):
         ("HunyuanDiTPipeline", "hunyuan-dit"),
         ("HunyuanDiTControlNetPipeline", "hunyuan-dit"),
         ("PixArtSigmaPipeline", "pixart-sigma"),
+        ("StableDiffusion3Pipeline", "sd3"),
+        ("StableDiffusion3Img2ImgPipeline", "sd3"),
+        ("StableDiffusionPipeline", "sd"),
     ],
 )
 def test_a_family_is_known_by_its_class(class_name, family):
@@ -96,7 +99,7 @@ def test_a_family_is_known_by_its_class(class_name, family):
     assert find_family(subclass()).name == family
 
 
-@pytest.mark.parametrize("class_name", ["FluxPipeline", "StableDiffusionPipeline", "", "x" * 1000])
+@pytest.mark.parametrize("class_name", ["FluxPipeline", "StableDiffusionXLLoraLoaderMixin", "", "x" * 1000])
 def test_another_class_is_refused_and_the_families_listed(class_name):
     with pytest.raises(InvalidInput, match=r"Stable Diffusion XL .*, Hunyuan-DiT .*; this is a ") as caught:
         family_of_class(class_name)

@@ -6,11 +6,16 @@ from ..errors import InvalidInput
 from .base import Embeddings, Family
 from .hunyuan import HunyuanDiT
 from .pixart import PixArtSigma
+from .sd import StableDiffusion
+from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
 
 __all__ = ["FAMILIES", "Embeddings", "Family", "family_of_class", "find_family"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusionXL(), HunyuanDiT(), PixArtSigma())}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (StableDiffusionXL(), HunyuanDiT(), PixArtSigma(), StableDiffusion3(), StableDiffusion())
+}
 
 
 def find_family(pipeline: Any) -> Family:

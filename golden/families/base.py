@@ -31,10 +31,15 @@ class Family:
     """The tokens of a prompt that NPNet reads, start and end marks included."""
     samplers: tuple[str, ...] = PLAIN_SAMPLERS
     """The names of SAMPLERS that pipelines of the family can sample with."""
+    is_flow = False
+    """Whether the network predicts a flow's velocity, between sigmas from 1 (noise) to 0."""
     has_guidance_gap = True
     """Whether guidance changes what the network predicts, so that re-denoise sampling finds something."""
     takes_start_image = False
     """Whether the family's img2img pipelines start from an image in golden noise, see GoldenNoise.start_image."""
+
+    optional_parts: tuple[str, ...] = ()
+    """Parts that a folder may leave out (null in its model_index.json), of which the pipeline wants to be told."""
 
     def load_arguments(self) -> dict[str, Any]:
         """Arguments of `from_pretrained` beyond those that all families take."""
