@@ -328,8 +328,9 @@ def tiny_sd_folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
-    """The same for 16 channels and more tokens."""
+    """The same for 16 channels and more tokens, which it pools."""
     config = replace(load_npnet(tiny_npnet_file).config, channels=16, num_tokens=NUM_TOKENS + 256)
+    config = replace(config, text=TextConfig(num_queries=2, query_width=8))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = NPNet(config)
