@@ -48,7 +48,7 @@ def npnet(source: Noise, conditions: Conditions) -> Noise:
         name = conditions.model.spec.name
         raise MissingWeights(f"There is no NPNet for {name!r}: train one, or pass a file with --npnet.")
     device = next(conditions.npnet.parameters()).device
-    prompt_embeds = conditions.embeddings["prompt_embeds"].to(device)
+    prompt_embeds = conditions.model.family.npnet_embeds(conditions.embeddings).to(device)
     with torch.inference_mode():
         return predict_golden(conditions.npnet, source.to(device), prompt_embeds).cpu()
 
@@ -62,8 +62,15 @@ def inversion(source: Noise, conditions: Conditions) -> Noise:
 def repainted(source: Noise, conditions: Conditions) -> Noise:
     """Baseline: one guided step down, random noise back up. Source: Table 2 of the paper."""
     model = conditions.model
-    scale = model.spec.redenoise.guidance_scale
-    return repaint(model.pipeline, source, conditions.embeddings, conditions.seeds, guidance_scale=scale)
+    settings = model.spec.redenoise
+    return repaint(
+        model.pipeline,
+        source,
+        conditions.embeddings,
+        conditions.seeds,
+        guidance_scale=settings.guidance_scale,
+        sigma_down=settings.sigma_down,
+    )
 
 
 def equal_norm_random(source: Noise, conditions: Conditions) -> Noise:

@@ -181,7 +181,7 @@ class GoldenNoise:
         """
         _refuse_unknown("start_image", options, StartOptions)
         pipeline = self.pipeline
-        if not _starts_from_image(pipeline):
+        if not (find_family(pipeline).takes_start_image and _starts_from_image(pipeline)):
             raise InvalidInput(
                 f"A start image is for SDXL's img2img pipelines, this is a {type(pipeline).__name__}: "
                 "call golden(prompt) for its latents."
@@ -251,10 +251,11 @@ class GoldenNoise:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         if not prompts or not all(isinstance(text, str) for text in prompts):
             raise InvalidInput("The prompt is a text or a list of texts, one at least.")
-        for name in find_family(self.pipeline).text_encoders:
+        family = find_family(self.pipeline)
+        for name in family.text_encoders:
             if getattr(self.pipeline, name, None) is None:
                 raise InvalidInput(f"The pipeline was loaded without its {name}: give prompt_embeds for the prompt.")
-        return encode_anew(self.pipeline, prompts)["prompt_embeds"].clone()
+        return family.npnet_embeds(encode_anew(self.pipeline, prompts)).clone()
 
     def _draw(self, shape: Sequence[int], generator: Any, dtype: torch.dtype) -> Tensor:
         """The noise that the pipeline would draw. Raises: InvalidInput for generators that do not fit."""

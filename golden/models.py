@@ -28,6 +28,9 @@ class Redenoise:
     `solver` is a name of SOLVERS in golden/noise.py. `evaluate_at` is the timestep at which the model is called for an
     inversion step: "t" (where it leads, as in the published code and the paper's Eq. 2) or "t-k" (where the latents
     are). `norm` is what the source noise is multiplied by first.
+    Flows step down from sigma 1 to `sigma_down`, in `num_steps_down` equal parts, and read neither `solver` nor
+    `num_inference_steps`. By default the change is as large, for the same change of the image, as that of DDIM's first
+    of ten steps with SDXL's noise levels: 1 - sigma_down is alpha (1 - sigma' alpha / (sigma alpha')) = 0.046 there.
     Differs from the paper, whose values are the defaults: several small steps, from noise of a smaller norm, suit the
     embedded model better.
     """
@@ -39,6 +42,7 @@ class Redenoise:
     solver: str = "ddim"
     evaluate_at: str = "t"
     norm: float = 1.0
+    sigma_down: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,46 @@ MODELS: dict[str, ModelSpec] = {
             sampling=Sampling("euler_a", 4, 1.0),
             parts=Parts(timestep_spacing="trailing"),
             npnet=None,  # its images are 512 x 512, and no NPNet was published for that size
+        ),
+        # Steps and guidance of the families below: the model cards. No NPNet was published for them.
+        ModelSpec(
+            "pixart-sigma",
+            "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+            "PixArt-Sigma",
+            pipeline="PixArtSigmaPipeline",
+            variant=None,
+            # In half precision T5 takes 9.5 GB and the rest 1.5: memory "low" on cards of less than 16 GB.
+            sampling=Sampling("dpm", 20, 4.5),
+            redenoise=Redenoise(guidance_scale=4.5),
+        ),
+        ModelSpec(
+            "sd3.5-medium",
+            "stabilityai/stable-diffusion-3.5-medium",
+            "Stable Diffusion 3.5 medium",
+            pipeline="StableDiffusion3Pipeline",
+            variant=None,
+            # 5 GB of transformer and 11 of text encoders, T5 above all.
+            sampling=Sampling("flow_euler", 40, 4.5),
+            redenoise=Redenoise(guidance_scale=4.5),
+        ),
+        ModelSpec(
+            "sd3.5-large",
+            "stabilityai/stable-diffusion-3.5-large",
+            "Stable Diffusion 3.5 large",
+            pipeline="StableDiffusion3Pipeline",
+            variant=None,
+            # 16 GB of transformer and 11 of text encoders: memory "low" on cards of less than 32 GB.
+            sampling=Sampling("flow_euler", 28, 3.5),
+            redenoise=Redenoise(guidance_scale=3.5),
+        ),
+        ModelSpec(
+            "sd15",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "Stable Diffusion 1.5",
+            pipeline="StableDiffusionPipeline",
+            # 2 GB.
+            sampling=Sampling(guidance_scale=7.5),
+            redenoise=Redenoise(guidance_scale=7.5),
         ),
     )
 }

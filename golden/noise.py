@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .checks import check_name, check_seed
 from .errors import InvalidInput
-from .families import Embeddings
+from .families import Embeddings, find_family
+from .flows import first_steps_of_flow, redenoise_flow, repaint_flow
 from .models import Redenoise, Sampling
 from .pipelines import denoise
 
@@ -49,10 +50,14 @@ def redenoise(pipeline: Any, source: Noise, embeddings: Embeddings, settings: Re
     Differs from the paper: `settings.num_steps_down` steps may be taken before as many are taken back. Several small
     steps follow the path that an image takes, and one large step leaves it.
 
+    Flows step between sigmas: see `flows.redenoise_flow`.
+
     Raises: InvalidInput for an unknown solver or `evaluate_at`, for fewer than 2 steps, or for more steps down than the
     schedule has before its last.
     """
     settings = settings or Redenoise()
+    if find_family(pipeline).is_flow:
+        return redenoise_flow(pipeline, source, embeddings, settings)
     down, back = (getattr(diffusers, name) for name in SOLVERS[check_name("solver", settings.solver, SOLVERS)])
     if settings.evaluate_at not in ("t", "t-k"):
         raise InvalidInput(f"The inversion step is evaluated at 't' or 't-k', got {settings.evaluate_at!r}.")
@@ -75,32 +80,42 @@ def repaint(
     *,
     guidance_scale: float = 5.5,
     num_inference_steps: int = REDENOISE_STEPS,
+    sigma_down: float = Redenoise.sigma_down,
 ) -> Noise:
     """Noise after one step down from T to T-k and random noise back up to T: the paper's Repaint baseline.
+
+    Flows step down to `sigma_down` instead, see `flows.repaint_flow`.
 
     Source: Table 2 of the paper; the way up is the forward process q(x_T | x_{T-k}).
 
     Raises: InvalidInput for fewer than 2 steps.
     """
+    # Other numbers than the source's own, or the fresh noise would be the source noise again.
+    fresh = source_noise([(seed + 2**31) % 2**32 for seed in seeds], source.shape[1:])
+    if find_family(pipeline).is_flow:
+        return repaint_flow(pipeline, source, embeddings, fresh, guidance_scale, sigma_down)
     _check_num_steps(num_inference_steps)
     scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
     latents = denoise(pipeline, source, embeddings, seeds, Sampling(scheduler, num_inference_steps, guidance_scale))
     noisy, cleaner = scheduler.path
     kept = scheduler.alphas_cumprod[noisy] / scheduler.alphas_cumprod[cleaner]
-    # Other numbers than the source's own, or the fresh noise would be the source noise again.
-    fresh = source_noise([(seed + 2**31) % 2**32 for seed in seeds], source.shape[1:])
     return kept.sqrt() * latents.float().cpu() + (1 - kept).sqrt() * fresh
 
 
 def sample_first_steps(
     pipeline: Any, noise: Noise, embeddings: Embeddings, sampling: Sampling, num_steps: int, *, grad: bool = False
-) -> tuple[Noise, int, Noise]:
+) -> tuple[Noise, int | float, Noise]:
     """The first `num_steps` of a DDIM schedule: latents, the timestep where they are, and the estimate x0 of the image.
 
+    Those of a flow are the first of its own schedule.
     With `grad`, gradients flow from both to the noise.
     """
     _check_num_steps(sampling.num_inference_steps, num_steps)
-    scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config, num_steps)
+    config = pipeline.scheduler.config
+    if find_family(pipeline).is_flow:
+        scheduler = first_steps_of_flow(config, num_steps)
+    else:
+        scheduler = _first_steps_of(diffusers.DDIMScheduler, config, num_steps)
     estimates: list[Tensor] = []
     latents = denoise(
         pipeline,
@@ -114,8 +129,10 @@ def sample_first_steps(
     return latents, scheduler.path[-1], estimates[-1]
 
 
-def first_timestep(pipeline: Any, num_inference_steps: int = REDENOISE_STEPS) -> int:
-    """The timestep at which a DDIM schedule begins, where latents are noise."""
+def first_timestep(pipeline: Any, num_inference_steps: int = REDENOISE_STEPS) -> int | float:
+    """The timestep at which a DDIM schedule begins, where latents are noise; for flows that of sigma 1."""
+    if find_family(pipeline).is_flow:
+        return float(pipeline.scheduler.config.num_train_timesteps)
     scheduler = _first_steps_of(diffusers.DDIMScheduler, pipeline.scheduler.config)
     scheduler.set_timesteps(num_inference_steps)
     return scheduler.path[0]

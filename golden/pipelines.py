@@ -10,6 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +67,7 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     pipeline_class = getattr(diffusers, spec.pipeline)
     where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
-    parts = spec.family.load_arguments()
+    parts = spec.family.load_arguments() | _parts_left_out(spec)
     with _explain(f"The model {spec.name!r}", spec.repo):
         if spec.parts.unet:
             parts["unet"] = _load_unet(spec, spec.parts.unet, dtype)
@@ -87,6 +88,15 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     if memory == "auto":
         memory = choose_memory(device, needed_memory(pipeline))
     return spare_memory(pipeline, device) if memory == "low" else pipeline.to(device)
+
+
+def _parts_left_out(spec: ModelSpec) -> dict[str, None]:
+    """None for each optional part that a local folder does without."""
+    index = Path(spec.repo) / "model_index.json"
+    if not spec.family.optional_parts or not index.is_file():
+        return {}
+    listed = json.loads(index.read_text())
+    return {name: None for name in spec.family.optional_parts if not (listed.get(name) or [None])[0]}
 
 
 def _load_unet(spec: ModelSpec, unet: str, dtype: torch.dtype) -> Any:
@@ -232,7 +242,9 @@ def warn_of_cut(pipeline: Any, prompts: Sequence[str]) -> None:
     for prompt in prompts:
         if cut := family.find_cut(pipeline, prompt):
             logger.warning(
-                "The prompt is longer than the %d tokens that the model reads: %r is cut.", family.num_tokens, cut
+                "The prompt is longer than the %d tokens that the model reads: %r is cut.",
+                family.num_read(pipeline),
+                cut,
             )
 
 
@@ -317,9 +329,8 @@ def denoise(
     """
     rows_per_turn = 1 if is_spared(pipeline) else len(noise)
     num_turns = len(noise) // rows_per_turn
-    own_scheduler = pipeline.scheduler
-    sampler = sampling.sampler
-    scheduler = make_sampler(sampler, own_scheduler.config) if isinstance(sampler, str) else sampler
+    own_scheduler, family = pipeline.scheduler, find_family(pipeline)
+    scheduler = _find_scheduler(pipeline, sampling.sampler)
     if on_step:
         remember_clean_estimate(scheduler)
     # Pipelines switch gradients off in a decorator of their call.
@@ -328,34 +339,44 @@ def denoise(
 
     def take_turn(turn: int) -> Tensor:
         rows = slice(turn * rows_per_turn, (turn + 1) * rows_per_turn)
+        steps_taken = count(1)
 
-        def after_step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
+        def after_step() -> None:
             if on_step:
-                steps = pipe.num_timesteps
-                on_step(turn * steps + index + 1, num_turns * steps, scheduler.clean_estimate)
-            return {}
+                steps = len(scheduler.timesteps)
+                clean = family.unpack(pipeline, scheduler.clean_estimate, height, width)
+                on_step(turn * steps + next(steps_taken), num_turns * steps, clean)
 
-        return call(
+        scheduler.after_step = after_step
+        latents = call(
             pipeline,
             **{name: value[rows] for name, value in embeddings.items()},
-            latents=noise[rows].to(pipeline._execution_device, pipeline.dtype),
+            latents=family.pack(pipeline, noise[rows].to(pipeline._execution_device, pipeline.dtype)),
             height=height * pipeline.vae_scale_factor,
             width=width * pipeline.vae_scale_factor,
             num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]],
-            callback_on_step_end=after_step,
             output_type="latent",
-            **find_family(pipeline).call_arguments(),
+            **family.guidance_arguments(sampling.guidance_scale),
+            **family.call_arguments(),
         ).images
+        return family.unpack(pipeline, latents, height, width)
 
     try:
         pipeline.scheduler = scheduler
         with torch.set_grad_enabled(grad), torch.inference_mode(not grad):
             return torch.cat([take_turn(turn) for turn in range(num_turns)])
     finally:
+        scheduler.after_step = None
         pipeline.scheduler = own_scheduler
         pipeline.maybe_free_model_hooks()
+
+
+def _find_scheduler(pipeline: Any, sampler: Any) -> Any:
+    """A fresh scheduler by its name in SAMPLERS, or the one that is given."""
+    if not isinstance(sampler, str):
+        return sampler
+    return make_sampler(sampler, pipeline.scheduler.config, find_family(pipeline).samplers)
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ from typing import Any
 from PIL import Image
 
 from .checkers import find_checker
-from .checks import check_name, check_number, check_seed, check_side, check_whole, shown
+from .checks import check_number, check_seed, check_side, check_whole, shown
 from .errors import InvalidInput
 from .flags import flag
 from .models import ModelSpec, Sampling
-from .samplers import MAX_STEPS_OF, SAMPLERS
+from .samplers import MAX_STEPS_OF, SAMPLERS, check_sampler
 
 MAX_STEPS = 200
 MIN_GUIDANCE = 1.0  # below it the pipelines of diffusers switch guidance off, which is what 1 means
@@ -50,7 +50,7 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
     Raises: InvalidInput in one sentence with what was got and what is allowed.
     """
     prompt = _check_prompt(request.prompt, spec)
-    sampler = check_name("sampler", request.sampler, SAMPLERS)
+    sampler = check_sampler(request.sampler, spec.family.samplers)
     steps = check_whole("number of steps", request.num_inference_steps, 1, MAX_STEPS)
     if steps > (limit := MAX_STEPS_OF.get(sampler, MAX_STEPS)):
         raise InvalidInput(f"The sampler {sampler} takes at most {limit} steps, got {steps}.")

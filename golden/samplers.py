@@ -1,6 +1,6 @@
 """The samplers: name -> scheduler, made from the model's own scheduler configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,19 @@ def _factory(class_name: str, aligned: bool = False, **settings: Any) -> Callabl
         trained = {key: config[key] for key in _TRAINED if key in config}
         chosen = trained | _COMMON | settings
         return scheduler_class(**{key: value for key, value in chosen.items() if key in accepted})
+
+    return make
+
+
+def _flow_factory(class_name: str) -> Callable[[Mapping], Any]:
+    """The same for flow matching, whose schedule is its shift."""
+
+    def make(config: Mapping) -> Any:
+        import diffusers
+
+        scheduler_class = getattr(diffusers, class_name)
+        accepted = scheduler_class._get_init_keys(scheduler_class)
+        return scheduler_class(**{key: config[key] for key in accepted if key in config})
 
     return make
 
@@ -94,6 +107,8 @@ SAMPLERS: dict[str, Callable[[Mapping], Any]] = {
     "tcd": _factory("TCDScheduler"),
     "dpm_ays": _factory("DPMSolverMultistepScheduler", aligned=True),
     "euler_ays": _factory("EulerDiscreteScheduler", aligned=True),
+    "flow_euler": _flow_factory("FlowMatchEulerDiscreteScheduler"),
+    "flow_heun": _flow_factory("FlowMatchHeunDiscreteScheduler"),
 }
 
 # The first two were distilled for a schedule of 50 steps, of which they take some; from 60 on two of the aligned steps
@@ -101,17 +116,37 @@ SAMPLERS: dict[str, Callable[[Mapping], Any]] = {
 MAX_STEPS_OF = {"lcm": 50, "tcd": 50, "dpm_ays": 50, "euler_ays": 50}
 
 
-def make_sampler(name: str, config: Mapping) -> Any:
-    """A fresh scheduler by name. Raises: InvalidInput listing the valid names."""
-    return SAMPLERS[check_name("sampler", name, SAMPLERS)](config)
+ALIGNED_SAMPLERS = ("dpm_ays", "euler_ays")
+"""For models of SDXL's noise levels alone."""
+FLOW_SAMPLERS = ("flow_euler", "flow_heun")
+"""For flow matching."""
+PLAIN_SAMPLERS = tuple(name for name in SAMPLERS if name not in (*ALIGNED_SAMPLERS, *FLOW_SAMPLERS))
+"""For every diffusion model."""
+
+
+def check_sampler(name: Any, allowed: Iterable[str] = SAMPLERS) -> str:
+    """The name of one of the `allowed` samplers. Raises: InvalidInput that lists them."""
+    names = tuple(allowed)
+    if isinstance(name, str) and name in SAMPLERS and name not in names:
+        raise InvalidInput(f"This model cannot use the sampler {name!r}: choose one of {', '.join(names)}.")
+    return check_name("sampler", name, names)
+
+
+def make_sampler(name: str, config: Mapping, allowed: Iterable[str] = SAMPLERS) -> Any:
+    """A fresh scheduler by name. Raises: InvalidInput listing the valid names, those of `allowed`."""
+    return SAMPLERS[check_sampler(name, allowed)](config)
 
 
 def remember_clean_estimate(scheduler: Any) -> Any:
     """Let a scheduler keep, after every step, its `latents` and its estimate x0 of the finished ones, `clean_estimate`.
 
-    Most schedulers return it; the multistep ones do not, and there it follows from the model's output.
+    Most schedulers return it; the multistep ones do not, and there it follows from the model's output. Its `after_step`
+    is then called, if it has one: not every pipeline calls back after its steps.
     """
     import diffusers
+
+    if getattr(scheduler.step, "remembers", False):
+        return scheduler
 
     # TCD's second value is a noised sample.
     returns_estimate = not isinstance(scheduler, diffusers.TCDScheduler)
@@ -126,14 +161,20 @@ def remember_clean_estimate(scheduler: Any) -> Any:
             scheduler.clean_estimate = returned[1]
         else:
             scheduler.clean_estimate = _clean(scheduler, model_output, timestep, sample)
+        if (after_step := getattr(scheduler, "after_step", None)) is not None:
+            after_step()
         return output
 
+    remembering_step.remembers = True  # type: ignore[attr-defined]
     scheduler.step = remembering_step
     return scheduler
 
 
 def _clean(scheduler: Any, model_output: "Tensor", timestep: Any, sample: "Tensor") -> "Tensor":
-    """x0 from x_t and the model's output, for variance-preserving schedulers."""
+    """x0 from x_t and the model's output, for flows and for variance-preserving schedulers."""
+    if not hasattr(scheduler, "alphas_cumprod"):
+        # x0 = x - sigma v
+        return sample - float(timestep) / scheduler.config.num_train_timesteps * model_output
     signal = scheduler.alphas_cumprod.to(sample.device, sample.dtype)[int(timestep)]
     if scheduler.config.prediction_type == "v_prediction":
         return signal.sqrt() * sample - (1 - signal).sqrt() * model_output

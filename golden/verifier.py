@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .errors import BadWeights
 from .families import Embeddings, find_family
 from .files import load_weights, save_weights
+from .flows import step_between
 from .models import Sampling
 from .pipelines import denoise, network_of
 
@@ -60,7 +61,7 @@ class Verifier(nn.Module):
         self,
         pipeline: Any,
         latents: Float[Tensor, "batch channels height width"],
-        timestep: int,
+        timestep: int | float,
         embeddings: Embeddings,
     ) -> Float[Tensor, " batch"]:
         """Logits for latents at one timestep; `pipeline` prepares them as it would for its own network."""
@@ -169,7 +170,7 @@ def _as_map(features: Tensor, latent_size: torch.Size) -> Tensor:
 
 
 def capture_network_inputs(
-    pipeline: Any, latents: Tensor, timestep: int, embeddings: Embeddings
+    pipeline: Any, latents: Tensor, timestep: int | float, embeddings: Embeddings
 ) -> tuple[tuple, dict[str, Any]]:
     """The arguments with which a pipeline calls its network for latents (B, C, h, w) at a timestep, without guidance.
 
@@ -183,7 +184,11 @@ def capture_network_inputs(
         raise _Captured
 
     handle = network_of(pipeline).register_forward_pre_hook(keep, with_kwargs=True)
-    scheduler = _single_step(pipeline.scheduler, timestep)
+    if find_family(pipeline).is_flow:
+        sigma = timestep / pipeline.scheduler.config.num_train_timesteps
+        scheduler = step_between(pipeline.scheduler.config, (sigma, 0.0))
+    else:
+        scheduler = _single_step(pipeline.scheduler, timestep)
     positive = {name: value for name, value in embeddings.items() if not name.startswith("negative_")}
     sampling = Sampling(scheduler, 1, 1.0)
     try:
@@ -196,7 +201,7 @@ def capture_network_inputs(
     return captured[0]
 
 
-def _single_step(scheduler: Any, timestep: int) -> Any:
+def _single_step(scheduler: Any, timestep: int | float) -> Any:
     """A DDIM scheduler whose only step is at `timestep`: it leaves latents as they are before the network."""
     import diffusers
 

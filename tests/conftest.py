@@ -48,6 +48,7 @@ from golden.npnet import (
     SingularConfig,
     SwinConfig,
     TextConfig,
+    load_npnet,
     save_npnet,
 )
 from golden.pipelines import Embeddings
@@ -124,18 +125,17 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def _tiny_vae() -> AutoencoderKL:
+def _tiny_vae(**settings: typing.Any) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(4, 4, 8, 8),
         layers_per_block=1,
-        latent_channels=4,
         norm_num_groups=2,
         sample_size=SIZE * 8,
         mid_block_add_attention=False,
         force_upcast=False,
-        scaling_factor=0.5,
+        **{"latent_channels": 4, "scaling_factor": 0.5} | settings,
     )
 
 
@@ -147,10 +147,12 @@ def _clip_tokenizer() -> transformers.CLIPTokenizer:
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=NUM_TOKENS)
 
 
-def _clip_config(tokenizer: transformers.CLIPTokenizer) -> transformers.CLIPTextConfig:
+def _clip_config(
+    tokenizer: transformers.CLIPTokenizer, hidden_size: int = EMBEDDING_DIM // 2
+) -> transformers.CLIPTextConfig:
     return transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=EMBEDDING_DIM // 2,
+        hidden_size=hidden_size,
         projection_dim=EMBEDDING_DIM // 2,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -197,6 +199,28 @@ def tiny_sdxl_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
+def _t5_tokenizer(max_length: int) -> transformers.T5Tokenizer:
+    """Every letter is a token."""
+    pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    return transformers.T5Tokenizer(
+        vocab=[(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")] + [(piece, -2.0) for piece in pieces],
+        extra_ids=0,
+        model_max_length=max_length,
+    )
+
+
+def _t5_config(tokenizer: transformers.T5Tokenizer) -> transformers.T5Config:
+    return transformers.T5Config(
+        vocab_size=len(tokenizer),
+        d_model=EMBEDDING_DIM,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        is_encoder_decoder=False,
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_hunyuan_folder(tmp_path_factory) -> str:
     """A HunyuanDiTPipeline with random weights, as `save_pretrained` leaves it."""
@@ -205,12 +229,7 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
     bert_tokenizer = transformers.BertTokenizer(
         vocab={word: index for index, word in enumerate(words)}, model_max_length=NUM_TOKENS
     )
-    pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
-    t5_tokenizer = transformers.T5Tokenizer(
-        vocab=[(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")] + [(piece, -2.0) for piece in pieces],
-        extra_ids=0,
-        model_max_length=256,
-    )
+    t5_tokenizer = _t5_tokenizer(256)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         bert = transformers.BertConfig(
@@ -221,15 +240,7 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
             num_attention_heads=2,
             max_position_embeddings=NUM_TOKENS,
         )
-        t5 = transformers.T5Config(
-            vocab_size=len(t5_tokenizer),
-            d_model=32,
-            d_kv=8,
-            d_ff=32,
-            num_layers=1,
-            num_heads=2,
-            is_encoder_decoder=False,
-        )
+        t5 = _t5_config(t5_tokenizer)
         pipeline = diffusers.HunyuanDiTPipeline(
             vae=_tiny_vae(),
             text_encoder=transformers.BertModel(bert),
@@ -257,6 +268,112 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("tiny_hunyuan")
     pipeline.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_pixart_folder(tmp_path_factory) -> str:
+    """A PixArtSigmaPipeline with random weights, as `save_pretrained` leaves it."""
+    tokenizer = _t5_tokenizer(300)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = diffusers.PixArtSigmaPipeline(
+            tokenizer=tokenizer,
+            text_encoder=transformers.T5EncoderModel(_t5_config(tokenizer)),
+            vae=_tiny_vae(),
+            transformer=diffusers.PixArtTransformer2DModel(
+                num_attention_heads=2,
+                attention_head_dim=16,
+                in_channels=4,
+                out_channels=8,
+                num_layers=2,
+                cross_attention_dim=32,
+                caption_channels=EMBEDDING_DIM,
+                sample_size=SIZE,
+            ),
+            scheduler=diffusers.DPMSolverMultistepScheduler(
+                beta_end=0.02, beta_start=0.0001, timestep_spacing="leading", steps_offset=1
+            ),
+        )
+    folder = tmp_path_factory.mktemp("tiny_pixart")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3_folder(tmp_path_factory) -> str:
+    """A StableDiffusion3Pipeline with random weights and without T5, as `save_pretrained` leaves it."""
+    tokenizer = _clip_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = diffusers.StableDiffusion3Pipeline(
+            text_encoder=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            text_encoder_2=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            text_encoder_3=None,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            tokenizer_3=None,
+            vae=_tiny_vae(latent_channels=16, shift_factor=0.1),
+            transformer=diffusers.SD3Transformer2DModel(
+                sample_size=SIZE,
+                num_layers=2,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=EMBEDDING_DIM,
+                caption_projection_dim=32,
+                pooled_projection_dim=EMBEDDING_DIM,
+                pos_embed_max_size=32,
+            ),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        )
+    folder = tmp_path_factory.mktemp("tiny_sd3")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory) -> str:
+    """A StableDiffusionPipeline with random weights, as `save_pretrained` leaves it."""
+    tokenizer = _clip_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = diffusers.StableDiffusionPipeline(
+            vae=_tiny_vae(),
+            text_encoder=transformers.CLIPTextModel(_clip_config(tokenizer, EMBEDDING_DIM)),
+            tokenizer=tokenizer,
+            unet=diffusers.UNet2DConditionModel(
+                sample_size=SIZE,
+                block_out_channels=(8, 16),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                layers_per_block=1,
+                norm_num_groups=4,
+                attention_head_dim=4,
+                cross_attention_dim=EMBEDDING_DIM,
+            ),
+            scheduler=diffusers.PNDMScheduler(**SDXL_SCHEDULE, skip_prk_steps=True),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    folder = tmp_path_factory.mktemp("tiny_sd")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
+    """The same for 16 channels and more tokens, which it pools."""
+    config = replace(load_npnet(tiny_npnet_file).config, channels=16, num_tokens=NUM_TOKENS + 256)
+    config = replace(config, text=TextConfig(num_queries=2, query_width=8))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = NPNet(config)
+        with torch.no_grad():
+            net.alpha.fill_(0.7)
+            net.beta.fill_(0.3)
+    path = tmp_path_factory.mktemp("tiny_flow_npnet") / "npnet.safetensors"
+    save_npnet(path, net)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -331,6 +448,39 @@ def spared_model(tiny_sdxl_folder, tiny_npnet_file) -> Model:
 def tiny_hunyuan(tiny_hunyuan_folder, tiny_npnet_file) -> Model:
     """The tiny Hunyuan-DiT with an NPNet that fits it, and a verifier."""
     return add_verifier(load_model(tiny_hunyuan_folder, npnet=tiny_npnet_file))
+
+
+@pytest.fixture(scope="session")
+def tiny_pixart(tiny_pixart_folder, tiny_npnet_file) -> Model:
+    """The tiny PixArt-Sigma with an NPNet that reads the first of its tokens, and a verifier."""
+    return add_verifier(load_model(tiny_pixart_folder, npnet=tiny_npnet_file))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tiny_sd3_folder, tiny_flow_npnet_file) -> Model:
+    """The tiny Stable Diffusion 3 with an NPNet that fits it, and a verifier."""
+    return add_verifier(load_model(tiny_sd3_folder, npnet=tiny_flow_npnet_file))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tiny_sd_folder, tiny_npnet_file) -> Model:
+    """The tiny Stable Diffusion 1.5 with an NPNet that fits it, and a verifier."""
+    return add_verifier(load_model(tiny_sd_folder, npnet=tiny_npnet_file))
+
+
+@pytest.fixture(scope="session")
+def tiny_of_family(request) -> Callable[[str], Model]:
+    """The tiny model of a family by its name; a new family needs one here."""
+    names = {"sdxl": "tiny_model", "hunyuan-dit": "tiny_hunyuan", "pixart-sigma": "tiny_pixart"}
+    names |= {"sd3": "tiny_sd3", "sd": "tiny_sd"}
+    return lambda family: request.getfixturevalue(names[family])
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tiny_of_family, tiny_npnet_file, tiny_flow_npnet_file) -> Callable[[str], tuple[str, Path]]:
+    """The folder of a family's tiny model and an NPNet that fits it."""
+    npnets = {"sd3": tiny_flow_npnet_file}
+    return lambda family: (tiny_of_family(family).spec.repo, npnets.get(family, tiny_npnet_file))
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ from golden.families import FAMILIES, family_of_class, find_family
 from golden.models import MODELS
 from golden.npnet import NPNETS
 from golden.pipelines import decode, encode_prompts, find_cut, latent_shape, network_of
-from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
+from golden.samplers import SAMPLERS
+from tests.conftest import EMBEDDING_DIM, SIZE
 
 
 @pytest.fixture(params=FAMILIES)
-def pipeline(request, tiny_model, tiny_hunyuan):
-    """A tiny pipeline of each family; a new family needs one here."""
-    return {"sdxl": tiny_model, "hunyuan-dit": tiny_hunyuan}[request.param].pipeline
+def pipeline(request, tiny_of_family):
+    return tiny_of_family(request.param).pipeline
 
 
 def test_contract(pipeline):
@@ -32,12 +32,32 @@ def test_contract(pipeline):
     assert family.controlnet_class is None or hasattr(diffusers, family.controlnet_class)
     assert family.network(pipeline) is network_of(pipeline)
     assert isinstance(network_of(pipeline), torch.nn.Module)
-    assert set(family.call_arguments()) <= set(inspect.signature(pipeline.__call__).parameters)
+    arguments = set(inspect.signature(pipeline.__call__).parameters)
+    assert set(family.call_arguments()) <= arguments
+    assert set(family.guidance_arguments(3.0)) <= arguments
+    assert set(family.samplers) <= set(SAMPLERS)
+    assert base.sampling.sampler in family.samplers
+
+
+def test_packed_latents_and_scaled_latents_come_back(pipeline):
+    family = find_family(pipeline)
+    channels, height, width = latent_shape(pipeline, 64, 96)
+    assert channels == family.latent_channels(pipeline)
+    latents = torch.arange(2.0 * channels * height * width).view(2, channels, height, width) / 1000
+    assert torch.equal(family.unpack(pipeline, family.pack(pipeline, latents), height, width), latents)
+    assert torch.allclose(family.scale_latents(pipeline, family.unscale_latents(pipeline, latents)), latents, atol=1e-5)
+
+
+def test_npnet_reads_one_row_of_tokens_for_each_prompt(pipeline):
+    family = find_family(pipeline)
+    read = family.npnet_embeds(encode_prompts(pipeline, ["a star", "a heart"]))
+    assert read.shape == (2, family.num_tokens, family.embedding_dim(pipeline))
+    assert not torch.equal(read[0], read[1])
 
 
 def test_embeddings_are_those_of_the_pipelines_own_call(pipeline):
     embeddings = encode_prompts(pipeline, ["a star", "a heart"])
-    assert embeddings["prompt_embeds"].shape == (2, NUM_TOKENS, EMBEDDING_DIM)
+    assert embeddings["prompt_embeds"].shape == (2, find_family(pipeline).num_tokens, EMBEDDING_DIM)
     assert find_family(pipeline).embedding_dim(pipeline) == EMBEDDING_DIM
     assert all(len(value) == 2 for value in embeddings.values())
     assert {name.removeprefix("negative_") for name in embeddings} <= set(embeddings)
@@ -45,7 +65,7 @@ def test_embeddings_are_those_of_the_pipelines_own_call(pipeline):
 
 
 def test_latents_and_images_have_sizes_that_fit(pipeline):
-    assert latent_shape(pipeline) == (4, SIZE, SIZE)
+    assert latent_shape(pipeline) == (pipeline.vae.config.latent_channels, SIZE, SIZE)
     images = decode(pipeline, torch.zeros(1, *latent_shape(pipeline, 96, 128)))
     assert images[0].size == (128, 96)
     with pytest.raises(InvalidInput, match="height must be a multiple of"):
@@ -53,7 +73,7 @@ def test_latents_and_images_have_sizes_that_fit(pipeline):
 
 
 def test_what_is_beyond_the_tokens_that_are_read_is_named(pipeline):
-    letters = "a b c d e f g h i j " * 10
+    letters = "a b c d e f g h i j " * 30
     assert find_cut(pipeline, "a star") == ""
     assert letters.strip().endswith(find_cut(pipeline, letters))
     assert find_cut(pipeline, letters)
@@ -67,6 +87,10 @@ def test_what_is_beyond_the_tokens_that_are_read_is_named(pipeline):
         ("StableDiffusionXLInpaintPipeline", "sdxl"),
         ("HunyuanDiTPipeline", "hunyuan-dit"),
         ("HunyuanDiTControlNetPipeline", "hunyuan-dit"),
+        ("PixArtSigmaPipeline", "pixart-sigma"),
+        ("StableDiffusion3Pipeline", "sd3"),
+        ("StableDiffusion3Img2ImgPipeline", "sd3"),
+        ("StableDiffusionPipeline", "sd"),
     ],
 )
 def test_a_family_is_known_by_its_class(class_name, family):
@@ -75,8 +99,15 @@ def test_a_family_is_known_by_its_class(class_name, family):
     assert find_family(subclass()).name == family
 
 
-@pytest.mark.parametrize("class_name", ["FluxPipeline", "StableDiffusionPipeline", "", "x" * 1000])
+@pytest.mark.parametrize("class_name", ["FluxPipeline", "StableDiffusionXLLoraLoaderMixin", "", "x" * 1000])
 def test_another_class_is_refused_and_the_families_listed(class_name):
     with pytest.raises(InvalidInput, match=r"Stable Diffusion XL .*, Hunyuan-DiT .*; this is a ") as caught:
         family_of_class(class_name)
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("class_name", ["AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "LTXPipeline"])
+def test_videos_are_refused_whatever_their_pipelines_inherit(class_name):
+    names = [parent.__name__ for parent in getattr(diffusers, class_name).__mro__]
+    with pytest.raises(InvalidInput, match=f"this is a '{class_name}'"):
+        family_of_class(*names)

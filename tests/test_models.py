@@ -215,9 +215,7 @@ def test_names_with_a_controlnet(tiny_controlnet_folder):
 
 
 @pytest.fixture
-def tiny_registry(
-    tiny_sdxl_folder, tiny_hunyuan_folder, tiny_npnet_file, other_unet, guided_unet, tmp_path, monkeypatch
-):
+def tiny_registry(tiny_sdxl_folder, tiny_files, other_unet, guided_unet, tmp_path, monkeypatch):
     """MODELS with tiny weights in every place, and all else as it is."""
     write_lora(tmp_path / "ones.safetensors", tiny_sdxl_folder)
     parts = {
@@ -226,12 +224,12 @@ def tiny_registry(
         "pcm-sdxl": {"loras": (str(tmp_path / "ones.safetensors"),)},
     }
     for name, spec in MODELS.items():
-        repo = tiny_hunyuan_folder if name == "hunyuan-dit" else tiny_sdxl_folder
+        repo, npnet = tiny_files(spec.family.name)
         steps = replace(spec.sampling, num_inference_steps=min(4, spec.sampling.num_inference_steps))
         changed = {
             "sampling": steps,
             "parts": replace(spec.parts, **parts.get(name, {})),
-            "npnet": str(tiny_npnet_file),
+            "npnet": str(npnet),
         }
         monkeypatch.setitem(
             MODELS, name, replace(spec, repo=repo, revision=None, variant=None, verifier=None, **changed)

@@ -18,6 +18,7 @@ from PIL import Image
 from golden import pipelines
 from golden.compare import run_comparison
 from golden.errors import GoldenError, InvalidInput, MissingWeights
+from golden.families import FAMILIES
 from golden.model import load_model, pick_device
 from golden.models import MODELS, Sampling, find_model
 from golden.noise import redenoise, source_noise
@@ -39,7 +40,6 @@ from golden.pipelines import (
     sample_images,
 )
 from golden.request import CompareRequest
-from golden.samplers import SAMPLERS
 from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
 
 SHAPE = (4, SIZE, SIZE)
@@ -555,7 +555,7 @@ def assert_generate_alike(model, spared, sampling: Sampling) -> None:
     assert (latents[0] - latents[1]).abs().max() <= 1e-3
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", FAMILIES["sdxl"].samplers)
 def test_rows_one_after_the_other_are_as_in_a_batch(tiny_model, spared_model, sampler):
     assert_generate_alike(tiny_model, spared_model, Sampling(sampler, 4, 4.0))
 

@@ -154,6 +154,14 @@ def test_what_is_refused(change):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("sampler", ["dpm_ays", "euler_ays"])
+def test_a_sampler_that_the_model_cannot_use_is_refused_with_those_that_it_can(sampler):
+    request = replace(SHORT, sampler=sampler)
+    assert validate(request, SDXL).sampler == sampler
+    with pytest.raises(InvalidInput, match=rf"cannot use the sampler '{sampler}': choose one of ddim, dpm, .*, tcd.$"):
+        validate(request, MODELS["hunyuan-dit"])
+
+
 def test_models_other_than_shapes_take_any_text():
     assert validate(replace(SHORT, prompt="a dog, 犬 🐕"), SDXL).prompt == "a dog, 犬 🐕"
     assert validate(replace(SHORT, prompt="x" * MAX_PROMPT_CHARS), SDXL)

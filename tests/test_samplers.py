@@ -8,14 +8,21 @@ import torch
 from diffusers.schedulers import AysSchedules
 
 from golden.errors import InvalidInput
+from golden.families import FAMILIES
 from golden.models import Sampling
 from golden.noise import source_noise
 from golden.pipelines import add_control, denoise, encode_prompts, repeat_embeddings
-from golden.samplers import MAX_STEPS_OF, SAMPLERS, align_steps, make_sampler, remember_clean_estimate
+from golden.samplers import (
+    ALIGNED_SAMPLERS,
+    MAX_STEPS_OF,
+    align_steps,
+    make_sampler,
+    remember_clean_estimate,
+)
 from tests.conftest import HUNYUAN_SCHEDULE, SDXL_SCHEDULE, SIZE, make_embeddings
 
 SHAPE = (4, SIZE, SIZE)
-ALIGNED = ("dpm_ays", "euler_ays")
+SDXL_SAMPLERS = FAMILIES["sdxl"].samplers
 STOCHASTIC = {"ddpm", "euler_a", "kdpm2_a", "lcm"}
 ALPHAS_CUMPROD = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 LOG_SIGMAS = np.log(((1 - ALPHAS_CUMPROD) / ALPHAS_CUMPROD) ** 0.5)
@@ -36,8 +43,7 @@ def any_pipeline(request, tiny_model, tiny_hunyuan, tiny_steered, edges):
     [
         (kind, name)
         for kind in ("sdxl", "controlnet", "hunyuan")
-        for name in SAMPLERS
-        if kind != "hunyuan" or name not in ALIGNED
+        for name in FAMILIES["hunyuan-dit" if kind == "hunyuan" else "sdxl"].samplers
     ],
     indirect=["any_pipeline"],
 )
@@ -53,7 +59,7 @@ def test_equal_noise_in_both_arms_gives_equal_latents(any_pipeline, name):
     assert (batched[:1] - alone).abs().max() <= 1e-3
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SDXL_SAMPLERS)
 def test_step_noise_comes_from_the_seed(tiny_model, name):
     pipeline = tiny_model.pipeline
     noise, embeddings = source_noise([3, 3], SHAPE), repeat_embeddings(encode_prompts(pipeline, ["a red star"]), 2)
@@ -61,7 +67,7 @@ def test_step_noise_comes_from_the_seed(tiny_model, name):
     assert torch.allclose(latents[0], latents[1], atol=1e-3) == (name not in STOCHASTIC)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SDXL_SAMPLERS)
 def test_clean_estimate_is_what_the_network_predicts(tiny_model, replace_unet, name):
     """A network that knows the finished latents makes them every sampler's estimate, after every step."""
     finished = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -107,7 +113,7 @@ def test_clean_estimate_of_a_sampler_that_returns_none(prediction_type):
     assert torch.allclose(scheduler.clean_estimate, finished, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SDXL_SAMPLERS)
 def test_a_sampler_takes_over_the_schedule_that_the_model_was_trained_with(name):
     scheduler = make_sampler(name, SDXL_SCHEDULE | {"prediction_type": "v_prediction", "a_strangers_setting": 1})
     assert scheduler.config.prediction_type == "v_prediction"
@@ -127,7 +133,7 @@ def test_an_unknown_sampler_lists_the_known_ones(name):
 # --- Align Your Steps -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALIGNED)
+@pytest.mark.parametrize("name", ALIGNED_SAMPLERS)
 def test_ten_aligned_steps_are_the_published_ones(name):
     scheduler = make_sampler(name, SDXL_SCHEDULE)
     scheduler.set_timesteps(10)
@@ -147,7 +153,7 @@ def test_other_numbers_of_aligned_steps_lie_between_the_ten():
     assert np.allclose(between[1:-1:2], (between[:-2:2] + between[2::2]) / 2, atol=0.02)
 
 
-@pytest.mark.parametrize("name", ALIGNED)
+@pytest.mark.parametrize("name", ALIGNED_SAMPLERS)
 @pytest.mark.parametrize(
     "schedule", [HUNYUAN_SCHEDULE, SDXL_SCHEDULE | {"num_train_timesteps": 500}], ids=["hunyuan", "500"]
 )
@@ -156,9 +162,9 @@ def test_a_model_of_other_noise_levels_has_no_aligned_steps(name, schedule):
         make_sampler(name, schedule).set_timesteps(10)
 
 
-def test_hunyuan_refuses_aligned_steps_and_keeps_its_scheduler(tiny_hunyuan):
+def test_a_sampler_of_other_families_is_refused_and_the_scheduler_kept(tiny_hunyuan):
     pipeline = tiny_hunyuan.pipeline
     own, embeddings = pipeline.scheduler, encode_prompts(pipeline, ["a star"])
-    with pytest.raises(InvalidInput, match="SDXL's noise levels"):
+    with pytest.raises(InvalidInput, match=r"cannot use the sampler 'dpm_ays': choose one of ddim, dpm, .*tcd.$"):
         denoise(pipeline, source_noise([1], SHAPE), embeddings, [0], Sampling("dpm_ays", 4))
     assert pipeline.scheduler is own

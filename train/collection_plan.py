@@ -32,7 +32,7 @@ def plan_collection(collection: Collection) -> list[str]:
         if not is_intact(folder, index):
             write_shard(folder, index, shard)
     rows = pd.concat([shard.rows for shard in shards], ignore_index=True)
-    embeds = encode_anew(model.pipeline, [rows["prompt"][0]])["prompt_embeds"]
+    embeds = model.family.npnet_embeds(encode_anew(model.pipeline, [rows["prompt"][0]]))
     num_sources = collection.num_shards * settings.shard_size
     shard_bytes = np.mean([sum(path.stat().st_size for path in shard_paths(folder, i)) for i in range(len(shards))])
     return [

@@ -29,7 +29,7 @@ def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
         *sizes,
         singular=singular if architecture.singular else None,
         residual=residual if architecture.residual else None,
-        text=TextConfig(architecture.text_map_size) if architecture.text else None,
+        text=TextConfig(architecture.text_map_size, architecture.text_queries) if architecture.text else None,
         layout=LayoutConfig(architecture.layout_rank) if architecture.layout_rank else None,
         keep_norm=architecture.keep_norm,
     )

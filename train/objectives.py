@@ -171,7 +171,7 @@ class RewardObjective(Objective):
         self.reward, self.prompts, self.held_out, self.settings = reward, prompts, held_out, settings
         self.num_rows, self.num_validation_rows = settings.reward_rows, min(VALIDATED_AT_ONCE, len(held_out))
         self.pipeline = reward.model.pipeline
-        embeds = encode_anew(self.pipeline, prompts[:1])["prompt_embeds"]
+        embeds = reward.model.family.npnet_embeds(encode_anew(self.pipeline, prompts[:1]))
         self.sizes = Sizes(*latent_shape(self.pipeline), *embeds.shape[1:])
 
     @classmethod
@@ -215,7 +215,7 @@ class RewardObjective(Objective):
         return make_batch(source, torch.from_numpy(rows), *embeddings.values())
 
     def loss(self, network: Network, batch: Any, context: Context) -> Tensor:
-        golden = network(batch.source, batch.prompt_embeds)
+        golden = network(batch.source, self._read(batch))
         rewarded = golden.clone()
         if rewarded.requires_grad:
             rewarded.register_hook(lambda gradient: clip_rows(gradient, gradient.flatten(1).norm(dim=1).median()))
@@ -223,7 +223,11 @@ class RewardObjective(Objective):
         return self.settings.change_penalty * change - self._rewards(rewarded, batch).mean()
 
     def figure(self, network: Network, batch: Any, context: Context) -> Tensor:
-        return -self._rewards(network(batch.source, batch.prompt_embeds), batch).mean()
+        return -self._rewards(network(batch.source, self._read(batch)), batch).mean()
+
+    def _read(self, batch: Any) -> Tensor:
+        """The embeddings of a batch that NPNet reads."""
+        return self.reward.model.family.npnet_embeds(batch._asdict())
 
     def _rewards(self, golden: Tensor, batch: Any) -> Tensor:
         texts = [*self.prompts, *self.held_out]

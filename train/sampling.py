@@ -42,7 +42,7 @@ class SampleSheet:
         Raises: GoldenError with the message of a judge that fails.
         """
         device = next(network.parameters()).device
-        golden = network(self.source.to(device), self.embeddings["prompt_embeds"].to(device)).cpu()
+        golden = network(self.source.to(device), self.model.family.npnet_embeds(self.embeddings).to(device)).cpu()
         noises, seeds = {"source": self.source, "golden": golden}, self.rows["seed"].tolist()
         images = sample_noises(self.model, noises, self.embeddings, seeds, self.num_inference_steps)
         figures = measure_images(SampledShard(self.rows, noises, images), self.model.checker, self.judges)

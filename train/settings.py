@@ -109,6 +109,9 @@ class Architecture:
     residual: bool = flag(True, "the Swin branch")
     text: bool = flag(True, "the branch on prompt embeddings")
     text_map_size: int = flag(8, "side of the text branch's map; 1 as published")
+    text_queries: int = flag(
+        0, "queries that pool the prompt's tokens, for text encoders as wide as T5; 0 as published"
+    )
     side_by_side: bool = flag(True, "Swin sees noise and text as separate channels; their sum as published")
     image_channels: int = flag(16, "channels of Swin's input; 3 as published")
     layout_rank: int = flag(256, "rank of the layout branch; 0 (no such branch) as published")

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from golden.errors import BadWeights, InvalidInput
+from golden.families import find_family
 from golden.files import load_weights, save_weights
 from golden.model import load_model
 from golden.models import find_model
@@ -171,7 +172,8 @@ def keep_embeds(folder: Path, device: str = "cpu", worker: int = 0, num_workers:
     for shard in tqdm(missing, "prompt embeddings", mininterval=2, disable=None):
         prompts = _distinct(pd.read_parquet(shard_paths(folder, shard)[1], columns=["prompt"])["prompt"])
         parts = [prompts[i : i + _ENCODED_AT_ONCE] for i in range(0, len(prompts), _ENCODED_AT_ONCE)]
-        embeds = torch.cat([encode_anew(pipeline, part)["prompt_embeds"] for part in parts])
+        read = find_family(pipeline).npnet_embeds
+        embeds = torch.cat([read(encode_anew(pipeline, part)) for part in parts])
         save_weights(_embeds_path(where, shard), {"prompt_embeds": embeds}, {"prompts": _hash_prompts(prompts)})
 
 

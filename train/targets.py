@@ -61,5 +61,6 @@ def make_target(
         solver=settings.redenoise_solver or own.solver,
         evaluate_at=settings.evaluate_at,
         norm=norm,
+        sigma_down=own.sigma_down,
     )
     return redenoise(model.pipeline, source, embeddings, target)

@@ -5,11 +5,17 @@ from typing import Any
 from ..errors import InvalidInput
 from .base import Embeddings, Family
 from .hunyuan import HunyuanDiT
+from .pixart import PixArtSigma
+from .sd import StableDiffusion
+from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
 
 __all__ = ["FAMILIES", "Embeddings", "Family", "family_of_class", "find_family"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusionXL(), HunyuanDiT())}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (StableDiffusionXL(), HunyuanDiT(), PixArtSigma(), StableDiffusion3(), StableDiffusion())
+}
 
 
 def find_family(pipeline: Any) -> Family:
@@ -18,8 +24,12 @@ def find_family(pipeline: Any) -> Family:
 
 
 def family_of_class(*class_names: str) -> Family:
-    """The family of a pipeline class, from its name or else those of its parents. Raises: InvalidInput."""
-    for name in class_names:
+    """The family of a pipeline class, from its name or else those of its parents. Raises: InvalidInput.
+
+    Only names of pipelines count. AnimateDiff's pipelines, whose latents have a frame axis, inherit loaders from
+    StableDiffusionXL and are no pipelines of it.
+    """
+    for name in (name for name in class_names if name.endswith("Pipeline")):
         for family in FAMILIES.values():
             if name.startswith(family.class_prefix):
                 return family

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput
+from ..samplers import PLAIN_SAMPLERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,17 @@ class Family:
     """The parts of a pipeline without which it cannot encode prompts."""
     num_tokens = 77
     """The tokens of a prompt that NPNet reads, start and end marks included."""
+    samplers: tuple[str, ...] = PLAIN_SAMPLERS
+    """The names of SAMPLERS that pipelines of the family can sample with."""
+    is_flow = False
+    """Whether the network predicts a flow's velocity, between sigmas from 1 (noise) to 0."""
+    has_guidance_gap = True
+    """Whether guidance changes what the network predicts, so that re-denoise sampling finds something."""
+    takes_start_image = False
+    """Whether the family's img2img pipelines start from an image in golden noise, see GoldenNoise.start_image."""
+
+    optional_parts: tuple[str, ...] = ()
+    """Parts that a folder may leave out (null in its model_index.json), of which the pipeline wants to be told."""
 
     def load_arguments(self) -> dict[str, Any]:
         """Arguments of `from_pretrained` beyond those that all families take."""
@@ -39,6 +51,10 @@ class Family:
         """Arguments of the pipeline's call beyond those that all families take."""
         return {}
 
+    def guidance_arguments(self, guidance_scale: float) -> dict[str, Any]:
+        """Arguments of the pipeline's call that make its guidance `uncond + guidance_scale (cond - uncond)`."""
+        return {"guidance_scale": guidance_scale}
+
     def network(self, pipeline: Any) -> Any:
         """The network that denoises."""
         raise NotImplementedError
@@ -46,6 +62,10 @@ class Family:
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """The embeddings of prompts, positive and negative, one row per prompt."""
         raise NotImplementedError
+
+    def npnet_embeds(self, embeddings: Embeddings) -> "Tensor":
+        """The embeddings (B, T, D) of prompts that NPNet reads. Tokens of zeros only do not count."""
+        return embeddings["prompt_embeds"]
 
     def embedding_dim(self, pipeline: Any) -> int:
         """The width of the prompt embeddings that NPNet reads."""
@@ -62,25 +82,51 @@ class Family:
         for name, pixels in (("height", height), ("width", width)):
             if pixels is not None and (pixels < step or pixels % step):
                 raise InvalidInput(f"The {name} must be a multiple of {step} pixels, got {pixels}.")
-        # Not the network's number of channels: an inpainting UNet also sees a mask and the masked image.
-        channels = pipeline.vae.config.latent_channels
         size = config.sample_size
-        return channels, (height // scale if height else size), (width // scale if width else size)
+        return (
+            self.latent_channels(pipeline),
+            (height // scale if height else size),
+            (width // scale if width else size),
+        )
+
+    def latent_channels(self, pipeline: Any) -> int:
+        """The channels of latents. Not the network's: an inpainting UNet also sees a mask and the masked image."""
+        return int(pipeline.vae.config.latent_channels)
+
+    def pack(self, pipeline: Any, latents: "Tensor") -> "Tensor":
+        """Latents (B, C, h, w) as the pipeline's argument `latents` takes them."""
+        return latents
+
+    def unpack(self, pipeline: Any, packed: "Tensor", height: int, width: int) -> "Tensor":
+        """The inverse, for latents of height x width."""
+        return packed
 
     def find_cut(self, pipeline: Any, prompt: str) -> str:
         """The end of a prompt that lies beyond the tokens that model and NPNet read, "" if there is none."""
-        tokenizer = pipeline.tokenizer or pipeline.tokenizer_2
+        tokenizer = self.widest_tokenizer(pipeline)
         tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        kept = min(tokenizer.model_max_length, self.num_tokens) - 1  # the end mark takes one
+        kept = self.num_read(pipeline) - 1  # the end mark takes one
         return tokenizer.decode(tokens[kept:-1]).strip() if len(tokens) > kept + 1 else ""
+
+    def widest_tokenizer(self, pipeline: Any) -> Any:
+        """The tokenizer of what reads the most of a prompt."""
+        return pipeline.tokenizer or pipeline.tokenizer_2
+
+    def num_read(self, pipeline: Any) -> int:
+        """The tokens of a prompt that `widest_tokenizer` leaves."""
+        return min(self.widest_tokenizer(pipeline).model_max_length, self.num_tokens)
 
     def unscale_latents(self, pipeline: Any, latents: "Tensor") -> "Tensor":
         """Finished latents (B, C, h, w) as the VAE's decoder expects them."""
-        return latents / pipeline.vae.config.scaling_factor
+        config = pipeline.vae.config
+        shift = getattr(config, "shift_factor", None)
+        return latents / config.scaling_factor + shift if shift else latents / config.scaling_factor
 
     def scale_latents(self, pipeline: Any, latents: "Tensor") -> "Tensor":
         """The inverse: what the VAE's encoder returns, as latents that the network denoises."""
-        return latents * pipeline.vae.config.scaling_factor
+        config = pipeline.vae.config
+        shift = getattr(config, "shift_factor", None)
+        return (latents - shift if shift else latents) * config.scaling_factor
 
 
 def name_outputs(names: Sequence[str], outputs: Sequence["Tensor"]) -> Embeddings:

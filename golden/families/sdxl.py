@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..samplers import ALIGNED_SAMPLERS, PLAIN_SAMPLERS
 from .base import Embeddings, Family, name_outputs
 
 
@@ -13,6 +14,8 @@ class StableDiffusionXL(Family):
     npnets = ("sdxl",)
     text_encoders = ("text_encoder_2",)  # the refiner has no other
     controlnet_class = "StableDiffusionXLControlNetPipeline"
+    samplers = (*PLAIN_SAMPLERS, *ALIGNED_SAMPLERS)
+    takes_start_image = True
 
     def load_arguments(self) -> dict[str, Any]:
         return {"add_watermarker": False}

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -46,6 +47,11 @@ def make_api_component(setting: Setting, value: Any) -> gr.components.Component:
     return gr.Number(value=value, label=setting.name)
 
 
+def _fit(setting: Setting, model: Model) -> Setting:
+    """The setting with the choices that a model has."""
+    return replace(setting, choices=model.family.samplers) if setting.name == "sampler" else setting
+
+
 class Controls:
     """The inputs of a comparison by the names of CompareRequest, and what starts it from anywhere on the page.
 
@@ -61,7 +67,7 @@ class Controls:
         prompt, seed = list_examples(model)[0]
         first = default_request(model.spec, prompt=prompt, seed=seed)
         self.by_name = {
-            name: make_component(setting, getattr(first, name), setting.applies(model))
+            name: make_component(_fit(setting, model), getattr(first, name), setting.applies(model))
             for name, setting in SETTINGS.items()
         }
         self.lock = gr.Checkbox(label="Lock", value=True, elem_id="lock", min_width=64, container=False, render=False)
