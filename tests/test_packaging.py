@@ -184,3 +184,22 @@ def test_the_installed_command_renders_from_an_empty_folder(installed, tmp_path)
     assert done.returncode == 0, done.stderr
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert written == ["images/golden.png", "images/side_by_side.png", "images/standard.png"]
+
+
+@pytest.mark.slow
+def test_the_installed_commands_collect_train_and_measure_in_an_empty_folder(installed, tmp_path):
+    commands = (
+        "collect pairs --num-pairs 64 --no-judged --bf16",
+        "train pairs --out net --filter all --num-epochs 1",
+        "bench --limit 8 --num-seeds 1 --num-inference-steps 2 --bf16 --judges none --arms standard npnet",
+        "judge --prompt star --judges AES -- golden.png",
+    )
+    shutil.copy(ASSETS / "images" / "best_of_n_right.png", tmp_path / "golden.png")
+    for command in commands:
+        name, *arguments = command.split()
+        done = run(installed, tmp_path, "-m", "golden", name, "--device", "cpu", *arguments)
+        assert done.returncode == 0, (command, done.stderr)
+    for written in ("pairs/manifest.json", "net/npnet.safetensors", "runs/main/report.html"):
+        assert (tmp_path / written).is_file()
+    done = run(installed, tmp_path, "-m", "golden", "npnet", "--describe", "net/npnet.safetensors")
+    assert "num_epochs: 1" in done.stdout
