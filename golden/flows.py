@@ -103,6 +103,9 @@ def first_steps_of_flow(config: Any, num_steps: int) -> Any:
     own = make_sampler("flow_euler", config)
 
     class FirstFlowSteps(diffusers.FlowMatchEulerDiscreteScheduler):
+        timesteps: Tensor
+        sigmas: Tensor
+
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
             self.path = tuple(self.timesteps[: num_steps + 1].tolist())
