@@ -109,6 +109,11 @@ class ModelSpec:
         return family_of_class(self.pipeline)
 
     @property
+    def has_guidance_gap(self) -> bool:
+        """Whether guidance makes a difference that re-denoise sampling can find: few-step models may do without it."""
+        return self.family.has_guidance_gap and self.sampling.guidance_scale > 1
+
+    @property
     def needs_control(self) -> bool:
         """Whether a ControlNet takes a control image beside the prompt."""
         return self.pipeline == self.family.controlnet_class

@@ -138,6 +138,15 @@ def first_timestep(pipeline: Any, num_inference_steps: int = REDENOISE_STEPS) ->
     return scheduler.path[0]
 
 
+def add_noise(pipeline: Any, clean: Noise, noise: Noise, timestep: int) -> Noise:
+    """Finished latents with as much noise as there is at a timestep: the forward process of the model."""
+    config = pipeline.scheduler.config
+    if find_family(pipeline).is_flow:
+        sigma = timestep / config.num_train_timesteps
+        return (1 - sigma) * clean + sigma * noise
+    return diffusers.DDIMScheduler.from_config(config).add_noise(clean, noise, torch.tensor([timestep]))
+
+
 def at_norm_of(source: Noise, other: Noise) -> Noise:
     """The source noise times one number per row, so that its norm is that of `other`."""
     return source * other.flatten(1).norm(dim=1).div(source.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)

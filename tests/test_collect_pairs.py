@@ -17,7 +17,7 @@ from golden.judges import JudgeSet, load_judges
 from golden.model import Model, load_model
 from golden.models import Redenoise, find_model
 from golden.noise import redenoise, source_noise
-from golden.pipelines import encode_prompts
+from golden.pipelines import encode_prompts, latent_shape
 from golden.shapes import load_test_prompts
 from train.collect_pairs import main
 from train.collection import describe_sources, open_collection, read_prompts, resolve_settings, show_progress
@@ -85,6 +85,24 @@ def test_a_model_without_a_checker_needs_prompts(tmp_path, tiny_sdxl_folder):
         shard_inputs(settings, 0, None)
     with pytest.raises(InvalidInput, match="choose --judges"):
         resolve_settings(replace(settings, judges=()))
+
+
+@pytest.mark.parametrize("name", ["sdxl-turbo", "sdxl-lightning"])
+def test_a_model_without_guidance_has_no_redenoise_pairs(name):
+    with pytest.raises(
+        InvalidInput, match="--objective reward, or choose among noises with the arms select_4"
+    ) as caught:
+        resolve_settings(CollectionSettings(model=name, targets=("source", "10x1")))
+    assert "\n" not in str(caught.value)
+    assert resolve_settings(CollectionSettings(model=name, targets=("source", "npnet"), judges=("HPSv2",))).targets
+
+
+def test_a_flows_target_is_that_of_its_own_settings(tiny_sd3):
+    source = source_noise([1, 2], latent_shape(tiny_sd3.pipeline))
+    embeddings = encode_prompts(tiny_sd3.pipeline, ["a star", "a heart"])
+    spec = replace(tiny_sd3.spec, redenoise=replace(tiny_sd3.spec.redenoise, sigma_down=0.9))
+    target = make_target("10x1", replace(tiny_sd3, spec=spec), CollectionSettings(), source, embeddings)
+    assert torch.equal(target, redenoise(tiny_sd3.pipeline, source, embeddings, spec.redenoise))
 
 
 def test_settings_name_their_defaults(tmp_path):

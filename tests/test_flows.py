@@ -8,7 +8,15 @@ import torch
 
 from golden.errors import InvalidInput
 from golden.models import Redenoise, Sampling
-from golden.noise import first_timestep, noise_health, redenoise, repaint, sample_first_steps, source_noise
+from golden.noise import (
+    add_noise,
+    first_timestep,
+    noise_health,
+    redenoise,
+    repaint,
+    sample_first_steps,
+    source_noise,
+)
 from golden.pipelines import denoise, encode_prompts
 from golden.samplers import FLOW_SAMPLERS
 from tests.conftest import EMBEDDING_DIM, NUM_TOKENS, SIZE
@@ -129,6 +137,12 @@ def test_repaint_keeps_white_noise_white_and_half_of_the_source(tiny_sd3, replac
     assert abs(noise.mean().item()) < 0.03
     assert noise.std().item() == pytest.approx(1, abs=0.03)
     assert noise_health(noise, source)["cosine"].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_noise_is_added_as_the_flow_does(tiny_sd3):
+    clean, noise = source_noise([1], SHAPE), source_noise([2], SHAPE)
+    noisy = add_noise(tiny_sd3.pipeline, clean, noise, 250)
+    assert torch.allclose(noisy, 0.75 * clean + 0.25 * noise)
 
 
 @pytest.mark.parametrize("sampler", FLOW_SAMPLERS)

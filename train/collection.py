@@ -21,7 +21,7 @@ from train.filters import default_filter, find_filter
 from train.make_shard import Collection, collect_shard, load_collection_judges, load_collection_model
 from train.pairs import Shard, finished_shards, read_manifest, write_manifest, write_shard
 from train.settings import CollectionSettings, check_positive
-from train.targets import default_target, parse_target
+from train.targets import check_guidance, default_target, parse_target
 
 
 def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
@@ -39,6 +39,7 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
     targets = settings.targets or (default_target(spec),)
     for target in targets:
         parse_target(target)
+    check_guidance(spec, targets)
     if len(set(targets)) < len(targets):
         raise InvalidInput(f"Each target may be given once, got {' '.join(targets)}.")
     if settings.redenoise_solver is not None:

@@ -1,6 +1,7 @@
 """Kinds of target noise, by the names that --targets takes, such as 10x1, 20x5@2.5:0.7, npnet*2 or source."""
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -32,6 +33,20 @@ def parse_target(name: str) -> re.Match[str]:
             f"optionally followed by :NORM such as :0.7, got {name[:40]!r}."
         )
     return parts
+
+
+def needs_guidance(name: str) -> bool:
+    """Whether a target is made by re-denoise sampling, which lives on the difference that guidance makes."""
+    return parse_target(name)["steps"] is not None
+
+
+def check_guidance(spec: ModelSpec, targets: Iterable[str]) -> None:
+    """Raises: InvalidInput where re-denoise sampling has nothing to find, naming what to do instead."""
+    if not spec.has_guidance_gap and any(needs_guidance(target) for target in targets):
+        raise InvalidInput(
+            f"Re-denoise pairs hold the difference that guidance makes, and {spec.name!r} generates without guidance: "
+            "train with --objective reward, or choose among noises with the arms select_4, select_16 and select_64."
+        )
 
 
 def default_target(spec: ModelSpec) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from diffusers.optimization import get_scheduler
 from scipy.stats import rankdata
 from torch import Tensor
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from golden.errors import InvalidInput
 from golden.files import atomic_path, load_weights
 from golden.model import Model, load_model
+from golden.noise import add_noise
 from golden.pipelines import encode_anew
 from golden.verifier import Verifier, make_verifier, save_verifier
 from train.pairs import read_manifest
@@ -45,7 +45,6 @@ class VerifierTrainer:
         self.schedule = get_scheduler(
             "cosine", self.optimizer, num_warmup_steps=WARMUP_STEPS, num_training_steps=options.num_steps
         )
-        self.noiser = DDIMScheduler.from_config(model.pipeline.scheduler.config)
         self.step = 0
 
     PARTS = ("verifier", "ema", "optimizer", "schedule")
@@ -74,7 +73,7 @@ class VerifierTrainer:
         timestep = int(rng.choice(self.data.timesteps[len(self.data.timesteps) // 2 :]))  # layouts are there by then
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(clean.shape, generator=generator)
-        return self.noiser.add_noise(clean, noise, torch.tensor([timestep])), timestep, prompts, labels
+        return add_noise(self.model.pipeline, clean, noise, timestep), timestep, prompts, labels
 
     def advance(self) -> float:
         """Take one step. Returns the loss before it."""
