@@ -153,6 +153,8 @@ def other_methods(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
         "10 aligned steps": {"num_inference_steps": 10, "sampler": "dpm_ays"},
         "10 even steps": {"num_inference_steps": 10, "sampler": "dpm"},
     }
+    usable = (standard.sampler, *spec.family.samplers)  # the aligned steps are for SDXL's noise levels
+    changes = {label: change for label, change in changes.items() if change.get("sampler", usable[0]) in usable}
     if uses_shapes_checker(spec):
         left_out = f"DPO is left out: its weights ({DPO_UNET}) are for SDXL's UNet, and the shapes world has none."
     else:

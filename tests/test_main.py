@@ -225,7 +225,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--guidance-scale", "nan"), "The guidance scale must be"),
         (("--prompt", "x", "--sampler", "best"), "Unknown sampler"),
         (("--prompt", "x", "--strength", "9"), "The strength must be"),
-        (("--prompt", "x", "--model", "sd15"), "Unknown model 'sd15': choose one of"),
+        (("--prompt", "x", "--model", "sd9"), "Unknown model 'sd9': choose one of"),
         (("--prompt", "x", "--npnet", "https://x.y/z.pth"), "is a URL"),
         (("--prompt", "x", "--npnet", "absent.safetensors"), "No weight file at absent.safetensors"),
         (("--prompt", "x", "--npnet", "absent"), "No NPNet 'absent'"),
