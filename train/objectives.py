@@ -169,6 +169,7 @@ class RewardObjective(Objective):
         self, reward: Reward, prompts: Sequence[str], held_out: Sequence[str], settings: TrainingSettings
     ) -> None:
         self.reward, self.prompts, self.held_out, self.settings = reward, prompts, held_out, settings
+        self.texts = [*prompts, *held_out]  # what the rows of a batch count
         self.num_rows, self.num_validation_rows = settings.reward_rows, min(VALIDATED_AT_ONCE, len(held_out))
         self.pipeline = reward.model.pipeline
         embeds = reward.model.family.npnet_embeds(encode_anew(self.pipeline, prompts[:1]))
@@ -208,8 +209,7 @@ class RewardObjective(Objective):
 
     def _make(self, rows: NDArray, seeds: NDArray) -> Any:
         """A batch of tensors: source noise, rows of the prompts, and the embeddings that conditioning needs."""
-        texts = [*self.prompts, *self.held_out]
-        embeddings = encode_anew(self.pipeline, [texts[row] for row in rows])
+        embeddings = encode_anew(self.pipeline, [self.texts[row] for row in rows])
         source = source_noise(seeds.tolist(), self.sizes[:3])
         make_batch = cast(Any, namedtuple("RewardBatch", ("source", "row", *embeddings)))
         return make_batch(source, torch.from_numpy(rows), *embeddings.values())
@@ -230,10 +230,9 @@ class RewardObjective(Objective):
         return self.reward.model.family.npnet_embeds(batch._asdict())
 
     def _rewards(self, golden: Tensor, batch: Any) -> Tensor:
-        texts = [*self.prompts, *self.held_out]
         embeddings = {name: getattr(batch, name) for name in batch._fields[2:]}
         with torch.autocast(golden.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            return self.reward(golden, embeddings, [texts[row] for row in batch.row.tolist()]).float()
+            return self.reward(golden, embeddings, [self.texts[row] for row in batch.row.tolist()]).float()
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
