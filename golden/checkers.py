@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-FAULTS = ("unclear", "missing", "extra", "count", "shape", "colour", "position", "background")
+FAULTS = ("unclear", "missing", "extra", "count", "shape", "colour", "attribute", "position", "background")
 """Kinds of fault. The first that applies is an image's main one: what is unclear may explain the others."""
 
 
@@ -70,16 +70,28 @@ class Checker(Protocol):
         ...
 
 
-CHECKERS = {"shapes": "golden.shapes.checker:ShapesChecker"}
+CHECKERS = {
+    "shapes": "golden.shapes.checker:ShapesChecker",
+    "geneval": "golden.geneval.checker:GenEvalChecker",
+}
 """name -> "module:class", imported on first use: a checker may bring large libraries."""
+TAKES_FILE = ("geneval",)
+"""Checkers that can be told what to ask by a file: `geneval:FILE`."""
 
 
 @cache
 def find_checker(name: str | None) -> Checker | None:
-    """A checker by name, None for None. Raises: InvalidInput listing the names."""
+    """A checker by name, or by name and file ("geneval:FILE"); None for None.
+
+    Raises: InvalidInput listing the names, for a file that the checker does not take or cannot read.
+    """
     if name is None:
         return None
-    if name not in CHECKERS:
+    known, _, file = name.partition(":")
+    if known not in CHECKERS:
         raise InvalidInput(f"Unknown checker {name[:40]!r}: choose one of {', '.join(CHECKERS)}.")
-    module, _, class_name = CHECKERS[name].partition(":")
-    return getattr(import_module(module), class_name)()
+    if file and known not in TAKES_FILE:
+        raise InvalidInput(f"The checker {known!r} takes no file, got {file[:80]!r}; {', '.join(TAKES_FILE)} does.")
+    module, _, class_name = CHECKERS[known].partition(":")
+    found = getattr(import_module(module), class_name)
+    return found(file) if file else found()
