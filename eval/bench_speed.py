@@ -33,7 +33,7 @@ from golden.compare import CompareRequest, run_comparison
 from golden.errors import ArgumentParser, GoldenError, run_command
 from golden.files import write_bytes
 from golden.flags import add_flags, flag, read_flags
-from golden.judges import JUDGES, load_judges
+from golden.judges import ALL_JUDGES, load_judges
 from golden.model import load_model, pick_device
 from golden.noise import redenoise, source_noise
 from golden.npnet import NPNet
@@ -136,7 +136,7 @@ def bench_judges(bench: Bench) -> Entry:
     def in_a_batch() -> None:
         bench.judges.score_all(bench.images, bench.prompts)
 
-    alone = [load_judges([name], device=bench.device) for name in JUDGES]
+    alone = [load_judges([name], device=bench.device) for name in ALL_JUDGES]
     what = "six scores of a batch, against one judge and one image at a time"
     return Entry(what, "image", in_a_batch, bench.batch_size, one_by_one, bench.num_alone)
 
@@ -148,7 +148,7 @@ def bench_collection(bench: Bench, bf16: bool = False) -> Entry:
     """
     spec = bench.model.spec.redenoise
     target = f"{spec.num_inference_steps}x{spec.num_steps_down}"
-    settings = CollectionSettings(shard_size=bench.shard_size, targets=(target,), judges=tuple(JUDGES), bf16=bf16)
+    settings = CollectionSettings(shard_size=bench.shard_size, targets=(target,), judges=ALL_JUDGES, bf16=bf16)
     prompts, seeds = shard_inputs(settings, 0, None)
 
     def one_by_one() -> None:

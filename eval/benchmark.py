@@ -20,10 +20,11 @@ from eval.runs import RunFolder, explain_write_errors, wait_for_parts
 from eval.settings import BenchmarkSettings
 from eval.suites import Suite, SuitePlan, SuiteSettings, find_suite
 from eval.summary import CLUSTER, RIGHT, add_clusters, cluster_prompts, compare_all, find_categories
+from golden.checkers import find_checker
 from golden.checks import MAX_SEED, check_whole
 from golden.errors import GoldenError, InvalidInput
 from golden.files import atomic_path, open_image, sha256
-from golden.judges import JUDGES, JudgeSet, find_judge, load_judge, load_judges
+from golden.judges import ALL_JUDGES, JudgeSet, find_judge, load_judge, load_judges
 from golden.judges.base import ClipJudge
 from golden.model import load_model, pick_device
 from golden.models import ModelSpec, find_model
@@ -85,6 +86,8 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
     Raises: GoldenError in one sentence for whatever is unknown, missing or unfit.
     """
     spec, suite = find_model(settings.model), find_suite(settings.suite)
+    spec = replace(spec, checker=settings.checker or spec.checker)
+    find_checker(spec.checker)
     seeds = list_seeds(settings, suite)
     check_whole("batch size", settings.batch_size, 1, MAX_BATCH_SIZE)
     check_whole("number of epochs", settings.num_epochs, 1, MAX_EPOCHS)
@@ -102,8 +105,12 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
         raise InvalidInput(f"Nothing can measure images of {spec.name!r}: choose judges with --judges.")
     needs_encoder = real or (judges and IMAGE_ENCODER in judges.names)
     image_encoder = open_image_encoder(settings, device) if needs_encoder else None
+    model = load_model(settings.model, npnet=settings.npnet, device=device, memory=settings.memory)
+    if settings.checker:
+        model = replace(model, spec=spec)
+        try_checker(settings.checker, prompts)
     renderer = Renderer(
-        load_model(settings.model, npnet=settings.npnet, device=device, memory=settings.memory),
+        model,
         unets=load_unets(plan.variants, spec, device),
         judges=judges,
         image_encoder=image_encoder,
@@ -112,6 +119,13 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
     )
     renderer.check(plan.variants, prompts.prompts[0])
     return Run(settings, suite, prompts, seeds, plan, pairs, renderer, judges.names if judges else (), real)
+
+
+def try_checker(name: str, prompts: PromptSet) -> None:
+    """Check a grey image against one prompt of each category. Raises: GoldenError if the checker lacks its weights."""
+    checker = find_checker(name)
+    for prompt in {prompt.category: prompt.text for prompt in prompts.prompts}.values():
+        checker.check(prompt, Image.new("RGB", (128, 128), (128, 128, 128)))  # type: ignore[union-attr]
 
 
 def list_seeds(settings: BenchmarkSettings, suite: Suite) -> list[int]:
@@ -180,7 +194,7 @@ def open_judges(settings: BenchmarkSettings, spec: ModelSpec, device: str) -> Ju
     if not chosen or chosen == ("none",):
         return None
     asked_for_all = chosen == ("all",)
-    names = tuple(JUDGES) if asked_for_all else chosen
+    names = ALL_JUDGES if asked_for_all else chosen
     for name in names:
         find_judge(name)
     judges = load_judges(names, settings.judge_weights, device=device)
@@ -206,6 +220,7 @@ def identify(run: Run) -> dict:
         "variants": [asdict(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
         "bf16": settings.bf16,
+        "checker": settings.checker,
         "judges": list(run.judge_names),
         "judge_weights": settings.judge_weights if run.judge_names else None,
         "weights": hash_model(model.spec),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from eval.networks import NetworkRecipe
 from eval.rendering import Variant
 from golden.errors import InvalidInput
-from golden.judges import JUDGES
+from golden.judges import ALL_JUDGES
 from golden.models import ModelSpec
 from train.settings import Architecture, TrainingSettings
 
@@ -202,7 +202,7 @@ def ablations(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkReci
 
 
 def selection_metrics(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
-    filters = ["all", *(["right", "improved"] if spec.checker else []), *JUDGES, "vote"]
+    filters = ["all", *(["right", "improved"] if spec.checker else []), *ALL_JUDGES, "vote"]
     return {f"by {name}": NetworkRecipe(settings.training(filter=name)) for name in filters}
 
 

@@ -35,7 +35,7 @@ if "golden" not in sys.modules:  # this file is imported twice: by pytest, and b
 
 from golden.arms import ARMS, find_arm
 from golden.errors import MissingWeights
-from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
+from golden.judges import ALL_JUDGES, JUDGES, JudgeSet, find_judge, loading, save_judge
 from golden.judges.inputs import load_tokenizer
 from golden.library import GoldenNoise
 from golden.model import Model, load_model
@@ -602,7 +602,7 @@ def tiny_judges_folder(tmp_path_factory) -> Path:
                 judge.model.visual_projection.weight.data.fill_(0.1)
                 judge.model.text_projection.weight.data.fill_(0.1)
             save_judge(judge, folder / "judges" / f"{name.lower()}.safetensors")
-    spreads = {name: {"mean": 0.0, "std": 0.5} for name in JUDGES}
+    spreads = {name: {"mean": 0.0, "std": 0.5} for name in ALL_JUDGES}
     (folder / "judges" / "spread.json").write_text(json.dumps(spreads))
     return folder
 
@@ -610,7 +610,7 @@ def tiny_judges_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_judges(tiny_judges_folder) -> JudgeSet:
     """The six, loaded when they are first asked; a set of its own for each test, so that each may break it."""
-    paths = {name: tiny_judges_folder / "judges" / f"{name.lower()}.safetensors" for name in JUDGES}
+    paths = {name: tiny_judges_folder / "judges" / f"{name.lower()}.safetensors" for name in ALL_JUDGES}
     return JudgeSet({name: partial(loading.load, JUDGES[name], path) for name, path in paths.items()})
 
 

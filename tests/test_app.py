@@ -34,7 +34,7 @@ from golden.compare import Comparison, run_comparison
 from golden.drawing import to_png
 from golden.errors import InvalidInput
 from golden.flags import flag
-from golden.judges import JUDGES
+from golden.judges import ALL_JUDGES
 from golden.model import Model
 from golden.models import MODELS
 from golden.request import CompareRequest
@@ -182,7 +182,7 @@ def test_compare_answers_scores_and_a_failing_judge_costs_only_its_own(tiny_shap
     assert kind == "complete"
     assert standard["path"] != golden["path"]
     assert result["judges"] == "embedded"
-    assert list(result["scores"]) == [name for name in JUDGES if name != "HPSv2"]
+    assert list(result["scores"]) == [name for name in ALL_JUDGES if name != "HPSv2"]
     assert result["unavailable"] == {"HPSv2": "There is no HPSv2 here."}
     assert sum(result["mps_probability"].values()) == pytest.approx(1)
     expected = run_comparison(ask_for(seed=7, num_inference_steps=2), tiny_shapes, tiny_judges)

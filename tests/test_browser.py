@@ -15,7 +15,7 @@ from golden import settings
 from golden.compare import run_comparison
 from golden.drawing import to_png
 from golden.errors import GoldenError
-from golden.judges import JUDGES
+from golden.judges import ALL_JUDGES
 from golden.request import CompareRequest
 from golden.ui.scoreboard import Judging
 from tests.conftest import break_judge
@@ -127,7 +127,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_page):
 def judged_url(tiny_shapes, tiny_judges) -> Iterator[str]:
     """A page whose images are scored, and on which one judge is unavailable."""
     break_judge(tiny_judges, "HPSv2", "There is <img src=x onerror=window.ran=1> no HPSv2 here.")
-    ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(JUDGES, 0.5)))
+    ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(ALL_JUDGES, 0.5)))
     yield address
     ui.close(verbose=False)
 
@@ -141,7 +141,7 @@ def test_scores_appear_beside_the_images(open_page, judged_url, size):
     page.locator("#scores").scroll_into_view_if_needed()
     keep(page, f"scores_{size[0]}")
     rows = [row.inner_text().split() for row in page.locator("#scores tbody tr").all()]
-    assert [row[0] for row in rows] == [*JUDGES, "exact"]
+    assert [row[0] for row in rows] == [*ALL_JUDGES, "exact"]
     numbers = [cell for row in rows for cell in row if re.fullmatch(r"−?[0-9]+[.][0-9]+", cell)]
     assert len(numbers) >= 2 * 5
     assert "unavailable There is <img src=x" in page.inner_text("#scores .unavailable td").replace("\n", " ")
@@ -551,7 +551,7 @@ GRADIOS_OWN = ("[aria-label='Empty value']",)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_in_our_own_markup(open_page, tiny_shapes, tiny_judges, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(JUDGES, 0.5)))
+    ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(ALL_JUDGES, 0.5)))
     try:
         page = open_page(address=address, color_scheme=scheme)
         compare(page, steps=1)

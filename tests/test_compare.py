@@ -12,7 +12,7 @@ import torch
 from golden.compare import Checked, Comparison, Progress, Rendered, Scored, compare, run_comparison
 from golden.errors import InvalidInput, MissingWeights
 from golden.families import FAMILIES
-from golden.judges import JUDGES
+from golden.judges import ALL_JUDGES
 from golden.noise import source_noise
 from golden.request import CompareRequest
 from tests.conftest import EVERY_ARM, SIZE, break_judge
@@ -206,13 +206,13 @@ def test_scores_follow_the_images_judge_by_judge(tiny_shapes, tiny_judges):
     kinds = [Progress] * 3 + [Rendered, Checked] + [Scored] * 6 + [Comparison]
     assert [type(event) for event in events] == kinds
     checked, scored, comparison = events[4].comparison, events[5:11], events[11]
-    assert [event.judge for event in scored] == list(JUDGES)
+    assert [event.judge for event in scored] == list(ALL_JUDGES)
     assert [len(event.comparison.scores) for event in scored] == [1, 2, 3, 4, 5, 6]
     assert checked.scores == {}
     assert checked.verdicts == comparison.verdicts
     assert all(event.comparison.images is events[3].images for event in (*scored, events[4]))
     assert scored[-1].comparison == comparison
-    assert list(comparison.scores) == list(JUDGES)
+    assert list(comparison.scores) == list(ALL_JUDGES)
     assert all(list(by_arm) == ["standard", "npnet"] for by_arm in comparison.scores.values())
     figures = [score for by_arm in comparison.scores.values() for score in by_arm.values()]
     assert len(figures) == 12
@@ -236,7 +236,7 @@ def test_without_judges_nothing_is_scored(tiny_shapes):
 def test_a_judge_that_fails_costs_only_its_own_scores(tiny_shapes, tiny_judges, sentence):
     break_judge(tiny_judges, "AES", sentence)
     comparison = run_comparison(SHORT, tiny_shapes, tiny_judges)
-    assert list(comparison.scores) == [name for name in JUDGES if name != "AES"]
+    assert list(comparison.scores) == [name for name in ALL_JUDGES if name != "AES"]
     assert list(comparison.unavailable) == ["AES"]
     message = comparison.unavailable["AES"]
     assert message == sentence if sentence else message.startswith("AES failed with ValueError")
@@ -274,9 +274,9 @@ def test_closing_the_generator_stops_within_one_judge(tiny_shapes, tiny_judges):
     assert run_comparison(SHORT, tiny_shapes)
     threading.Timer(0.2, go_on.set).start()
     events.close()
-    assert asked == list(JUDGES)[:2]
+    assert asked == list(ALL_JUDGES)[:2]
     assert not comparison_threads()
-    assert run_comparison(SHORT, tiny_shapes, tiny_judges).scores.keys() == JUDGES.keys()
+    assert run_comparison(SHORT, tiny_shapes, tiny_judges).scores.keys() == set(ALL_JUDGES)
 
 
 # --- little memory ----------------------------------------------------------------------------------------------------
@@ -303,8 +303,8 @@ def test_on_a_small_card_the_judges_have_the_device_to_themselves(spared_model, 
         return load
 
     tiny_judges._loaders = {name: listen(loader) for name, loader in tiny_judges._loaders.items()}
-    assert run_comparison(SHORT, spared_model, tiny_judges).scores.keys() == JUDGES.keys()
-    assert taken == [True] * len(JUDGES)
+    assert run_comparison(SHORT, spared_model, tiny_judges).scores.keys() == set(ALL_JUDGES)
+    assert taken == [True] * len(ALL_JUDGES)
     assert not spared_model.lock.locked()
 
 

@@ -21,6 +21,7 @@ from golden import hub
 from golden.errors import BadWeights, Cancelled, GoldenError, InvalidInput, MissingWeights
 from golden.files import load_weights, save_weights
 from golden.judges import (
+    ALL_JUDGES,
     JUDGES,
     Inputs,
     Judge,
@@ -45,7 +46,7 @@ for takes_anything in (Inputs.__init__, Judge.score, JudgeSet.stream):
 SIZE = 32
 PROMPTS = ["a red square left of a blue circle", "two green stars", ""]
 LONG_PROMPT = "a very long prompt about red squares " * 60
-ALL = list(JUDGES)
+ALL = list(ALL_JUDGES)
 
 
 # --- tiny judges ----------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def configs(vocabularies) -> dict[str, dict]:
 @pytest.fixture(scope="session")
 def judges(configs) -> dict:
     """A judge of each name with rebuilt weights, the same in every run."""
-    built = {name: cls(configs[name]).eval() for name, cls in JUDGES.items()}
+    built = {name: cls(configs[name]).eval() for name, cls in ((name, JUDGES[name]) for name in ALL_JUDGES)}
     for judge in built.values():
         judge.load_state_dict(rebuild(judge.state_dict()))
     with torch.no_grad():  # the rebuilt cosines are negative, where CLIPScore is flat

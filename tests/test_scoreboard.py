@@ -10,7 +10,7 @@ import torch
 from golden.checkers import Verdict
 from golden.compare import Comparison
 from golden.errors import InvalidInput
-from golden.judges import JUDGES, JudgeSet, loading
+from golden.judges import ALL_JUDGES, JudgeSet, loading
 from golden.models import MODELS
 from golden.request import CompareRequest
 from golden.ui.scoreboard import (
@@ -55,8 +55,8 @@ SCORES = {
     "CLIPScore": pair(0.82, 0.82),
     "MPS": pair(10.0, 10.0866),
 }
-NOBODY = JudgeSet({name: lambda: 1 / 0 for name in JUDGES})  # names alone: none of them is ever loaded
-JUDGING = Judging(NOBODY, "embedded", dict.fromkeys(JUDGES, 0.5))
+NOBODY = JudgeSet({name: lambda: 1 / 0 for name in ALL_JUDGES})  # names alone: none of them is ever loaded
+JUDGING = Judging(NOBODY, "embedded", dict.fromkeys(ALL_JUDGES, 0.5))
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -132,15 +132,15 @@ def test_embedded_judges_by_default_for_the_world_that_they_know(tiny_judges_fol
     monkeypatch.setattr(loading, "ASSETS", tiny_judges_folder)
     judging = choose_judging(None, None, "auto", SHAPES)
     assert judging.weights == "embedded"
-    assert judging.judges.names == tuple(JUDGES)
-    assert judging.spreads == dict.fromkeys(JUDGES, 0.5)
+    assert judging.judges.names == ALL_JUDGES
+    assert judging.spreads == dict.fromkeys(ALL_JUDGES, 0.5)
     assert choose_judging(None, None, "auto", SDXL) is NO_JUDGES
     assert choose_judging(("none",), None, "auto", SHAPES) is NO_JUDGES
     assert choose_judging(("all",), None, "rotating", SDXL).judges.mode == "rotating"
     assert choose_judging(("AES", "MPS"), None, "auto", SHAPES).judges.names == ("AES", "MPS")
     for names in (None, ("all",)):
         published = choose_judging(names, "published", "resident", SDXL)
-        assert (published.weights, published.spreads, len(published.judges.names)) == ("published", {}, len(JUDGES))
+        assert (published.weights, published.spreads, len(published.judges.names)) == ("published", {}, len(ALL_JUDGES))
     for names, mode, sentence in (
         (None, "fast", "Unknown mode 'fast'"),
         (("FID",), "auto", "Unknown judge 'FID'"),
@@ -213,7 +213,7 @@ def test_a_judge_that_fails_shows_as_unavailable():
     panel = show_scoreboard(JUDGING, ARMS, compared(scores, unavailable={"AES": "<b>No</b> AES here."}))
     assert rows_of(panel)["AES"] == "AES unavailable &lt;b&gt;No&lt;/b&gt; AES here."
     assert "golden won 3 of 5 , 1 unavailable" in words_of(panel)
-    nobody = show_scoreboard(JUDGING, ARMS, compared({}, unavailable=dict.fromkeys(JUDGES, "No.")))
+    nobody = show_scoreboard(JUDGING, ARMS, compared({}, unavailable=dict.fromkeys(ALL_JUDGES, "No.")))
     assert words_of(nobody).count("unavailable") == 6
 
 
@@ -245,8 +245,8 @@ def test_without_standard_deviations_there_is_a_table_and_no_chart():
 
 def test_every_row_has_as_many_cells_as_the_head():
     complete = compared(SCORES, (verdict(True), verdict(False)))
-    failing = compared({}, unavailable=dict.fromkeys(JUDGES, "No."))
-    alone = compared({name: {"standard": 1.0} for name in JUDGES}, (verdict(True),))
+    failing = compared({}, unavailable=dict.fromkeys(ALL_JUDGES, "No."))
+    alone = compared({name: {"standard": 1.0} for name in ALL_JUDGES}, (verdict(True),))
     for spreads in ({}, JUDGING.spreads):
         judging = replace(JUDGING, spreads=spreads)
         for arms, comparison in ((ARMS, complete), (ARMS, None), (ARMS, failing), (ARMS[:1], alone), (ARMS[:1], None)):

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from golden.errors import run_command
-from golden.judges import JUDGES, embedded_path, load_judge, loading, save_judge
+from golden.judges import ALL_JUDGES, JUDGES, embedded_path, load_judge, loading, save_judge
 from golden.shapes import (
     GENEVAL_CATEGORIES,
     VOCABULARY,
@@ -274,7 +274,7 @@ def test_vision_towers_learn_where_things_are():
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", ALL_JUDGES)
 def test_every_judge_trains_saves_and_loads(students, run, name, tmp_path):
     judge = students(name)
     assert not judge.training
@@ -365,11 +365,11 @@ def test_the_report_knows_a_good_judge_from_a_bad_one():
 
 
 def test_the_report_is_of_all_six(students, run):
-    text, spread = report.report({name: students(name) for name in JUDGES}, run.held_out)
+    text, spread = report.report({name: students(name) for name in ALL_JUDGES}, run.held_out)
     assert text.count("| MPS |") == 4 + 2  # a row in four tables, a column in two
     for heading in ("right / wrong", "one attribute changed", "clean / distorted", "its own condition", "Spearman"):
         assert heading in text
-    assert set(spread) == set(JUDGES)
+    assert set(spread) == set(ALL_JUDGES)
     assert all(set(figures) == {"mean", "std"} for figures in spread.values())
 
 
@@ -399,7 +399,7 @@ def test_the_command_trains_and_reports(monkeypatch, capsys, folder, tmp_path):
     train_judges.main(arguments)
     assert "Spearman" in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "judges").iterdir()}
-    assert {embedded_path(cls).name for cls in JUDGES.values()} | {"spread.json"} <= files
+    assert {embedded_path(cls).name for cls in (JUDGES[name] for name in ALL_JUDGES)} | {"spread.json"} <= files
 
 
 # --- what is in the repository ----------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def judge_pairs(name: str, category: str | None, dimension: str | None) -> float
 LEAST = {"ImageReward": 0.7}
 
 
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", ALL_JUDGES)
 def test_the_embedded_judges_tell_good_images_from_bad(name):
     assert embedded_path(JUDGES[name]).stat().st_size < 10e6
     assert judge_pairs(name, None, None) >= LEAST.get(name, 0.8)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from golden.errors import InvalidInput
 from golden.flags import flag
+from golden.judges.names import JUDGE_NAMES
 
-JUDGE_HELP = "PickScore, HPSv2, AES, ImageReward, CLIPScore or MPS"
+JUDGE_HELP = ", ".join(JUDGE_NAMES)
 
 
 @dataclass(frozen=True)

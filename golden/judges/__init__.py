@@ -1,4 +1,4 @@
-"""Six judges of images, one contract: `score(images, prompts) -> (B,)`, higher is better, in raw reported units.
+"""Judges of images, one contract: `score(images, prompts) -> (B,)`, higher is better, in raw reported units.
 
     judge = load_judge("PickScore")  # the embedded set: small judges, trained on this project's own world
     judge = load_judge("PickScore", "published")  # the published weights, from the Hub
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from .judge_set import MODES, JudgeSet, Result
     from .loading import WEIGHT_SETS, Weights, embedded_path, save_judge
     from .mps import MPS
-    from .registry import JUDGES, find_judge, load_judge, load_judges
+    from .registry import ALL_JUDGES, JUDGES, find_judge, load_judge, load_judges
 
 __all__ = [
+    "ALL_JUDGES",
     "JUDGES",
     "MODES",
     "MPS",

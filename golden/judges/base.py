@@ -41,6 +41,8 @@ class Judge(nn.Module):
         reads: what it looks at, for labels.
         preprocessing: which pixels it sees, see `Inputs.pixels`.
         reads_prompts: False for a judge of images alone.
+        on_request: True for a judge that is too large to load unless it is asked for by name: "all" leaves it out, and
+            it has no embedded weights.
         PUBLISHED: the config of the published weights.
         SOURCES: alternatives in order of preference, each the hub files that together hold the published weights.
     """
@@ -52,6 +54,7 @@ class Judge(nn.Module):
     reads: ClassVar[str]
     preprocessing: ClassVar[str] = "floor"
     reads_prompts: ClassVar[bool] = True
+    on_request: ClassVar[bool] = False
     PUBLISHED: ClassVar[dict[str, Any]]
     SOURCES: ClassVar[tuple[tuple[HubFile, ...], ...]]
 
@@ -119,16 +122,24 @@ class Judge(nn.Module):
     def score_inputs(self, inputs: Inputs) -> Scores:
         """As `score`, on inputs whose pixels and tokens other judges may already have asked for."""
         with self.evaluating():
-            pixels = inputs.pixels(self.preprocessing, self.image_size)
-            parts = []
-            for start in range(0, len(inputs), MAX_BATCH):
-                rows = slice(start, start + MAX_BATCH)
-                features = self.cached_prompt_features(inputs.prompts[rows])
-                parts.append(self(pixels[rows].to(self.device, self.dtype), *features).float().cpu())
-        scores = torch.cat(parts)
+            scores = torch.empty(len(inputs))
+            for rows, pixels in self.batches(inputs):
+                features = self.cached_prompt_features([inputs.prompts[row] for row in rows])
+                scores[rows] = self(pixels.to(self.device, self.dtype), *features).float().cpu()
         if not scores.isfinite().all():
             raise GoldenError(f"{self.name} returned a score that is not a number.")
         return scores
+
+    def batches(self, inputs: Inputs) -> Iterator[tuple[list[int], Pixels]]:
+        """The rows of `inputs`, a few at a time, with their preprocessed pixels, which are of one size."""
+        pixels = inputs.pixels(self.preprocessing, self.image_size)
+        for start in range(0, len(inputs), MAX_BATCH):
+            rows = list(range(start, min(start + MAX_BATCH, len(inputs))))
+            yield rows, pixels[rows]
+
+    def preprocess_pixels(self, pixels: Pixels) -> Float[Tensor, "batch 3 seen_height seen_width"]:
+        """What the judge sees of pixels (B, 3, H, W) in [-1, 1], with gradients."""
+        return preprocess_pixels(pixels, self.preprocessing, self.image_size)
 
     def score_pixels(self, pixels: Pixels, prompts: Sequence[str]) -> Scores:
         """As `score`, with gradients: for images that are still tensors, such as a decoder's output.
@@ -146,7 +157,7 @@ class Judge(nn.Module):
             raise InvalidInput(
                 f"Expected one prompt for each image, at least one; got {len(pixels)} images, {len(prompts)} prompts."
             )
-        seen = preprocess_pixels(pixels.to(self.device), self.preprocessing, self.image_size)
+        seen = self.preprocess_pixels(pixels.to(self.device))
         weights = {name: value.detach() for name, value in self.named_parameters()}
         with self.evaluating():
             with torch.no_grad():  # they are kept for later calls, which must find no graph

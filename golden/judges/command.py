@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import ArgumentParser, InvalidInput
 from ..flags import add_flags, flag, read_flags
+from .names import JUDGE_NAMES
 
-JUDGE_NAMES = ("PickScore", "HPSv2", "AES", "ImageReward", "CLIPScore", "MPS")
 MODES = ("auto", "resident", "rotating")
 WEIGHT_SETS = ("embedded", "published")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -22,7 +22,9 @@ class ScoringOptions:
 
     images: tuple[Path, ...] = flag((), "image files to score", positional=True)
     prompt: str | None = flag(None, "the prompt that all images are scored against")
-    judges: tuple[str, ...] = flag(JUDGE_NAMES, f"of {', '.join(JUDGE_NAMES)}", metavar="NAME")
+    judges: tuple[str, ...] | None = flag(
+        None, f"of {', '.join(JUDGE_NAMES)} (default: all that have embedded weights)", metavar="NAME"
+    )
     judge_weights: str = flag("embedded", f"{', '.join(WEIGHT_SETS)}, or a file for a single judge")
     mode: str = flag("auto", "all judges in memory, or one at a time", choices=MODES)
     device: str = flag("auto", "auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, ...")
@@ -42,7 +44,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> ScoringOptions:
 
 def check_options(options: ScoringOptions) -> None:
     """Raises: InvalidInput for options that do not go together."""
-    for name in options.judges:
+    for name in options.judges or ():
         if name not in JUDGE_NAMES:
             raise InvalidInput(f"Unknown judge {name!r}: choose from {', '.join(JUDGE_NAMES)}.")
     if options.num_images < 1 or options.repeats < 1:

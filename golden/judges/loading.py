@@ -78,6 +78,8 @@ def weight_paths(cls: type[Judge], weights: Weights) -> list[Path]:
     """The local files that `weights` names. Raises: InvalidInput for a URL; MissingWeights for absent files."""
     if isinstance(weights, str) and weights == "embedded":
         path = embedded_path(cls)
+        if cls.on_request and not path.is_file():
+            raise MissingWeights(f"There are no embedded weights of {cls.name}: choose weights=published or a file.")
         if not path.is_file():
             raise MissingWeights(
                 f"The embedded weights of {cls.name} are not at {path}: restore the repository's assets/, or choose "

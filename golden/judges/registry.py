@@ -1,16 +1,13 @@
-"""The six judges by name, and how they are loaded."""
+"""The judges by name, and how they are loaded."""
 
 from collections.abc import Iterable
 from functools import partial
+from importlib import import_module
 
 import torch
 
 from ..errors import InvalidInput
-from .aesthetic import Aesthetic
 from .base import Judge
-from .clip_score import CLIPScore
-from .hpsv2 import HPSv2
-from .image_reward import ImageReward
 from .inputs import Inputs as Inputs
 from .judge_set import MODES as MODES
 from .judge_set import JudgeSet, choose_mode
@@ -18,17 +15,18 @@ from .judge_set import Result as Result
 from .loading import WEIGHT_SETS, Weights, load, num_bytes, weight_paths
 from .loading import embedded_path as embedded_path
 from .loading import save_judge as save_judge
-from .mps import MPS
-from .pickscore import PickScore
+from .mps import MPS as MPS
+from .names import JUDGE_CLASSES
 
-JUDGES: dict[str, type[Judge]] = {
-    "PickScore": PickScore,
-    "HPSv2": HPSv2,
-    "AES": Aesthetic,
-    "ImageReward": ImageReward,
-    "CLIPScore": CLIPScore,
-    "MPS": MPS,
-}
+
+def _import_class(path: str) -> type[Judge]:
+    module, _, name = path.partition(":")
+    return getattr(import_module(f".{module}", __package__), name)
+
+
+JUDGES: dict[str, type[Judge]] = {name: _import_class(path) for name, path in JUDGE_CLASSES.items()}
+ALL_JUDGES: tuple[str, ...] = tuple(name for name, cls in JUDGES.items() if not cls.on_request)
+"""What "all" stands for: the six that have embedded weights. The others must be asked for by name."""
 
 
 def find_judge(name: str) -> type[Judge]:
@@ -55,7 +53,7 @@ def load_judges(
     """A set of judges, each loaded when its turn first comes.
 
     Args:
-        names: of JUDGES, in the order in which they score; None for all six.
+        names: of JUDGES, in the order in which they score; None for ALL_JUDGES.
         weights: "embedded" or "published", or for a single judge what `load_judge` takes.
         mode: "resident", "rotating", or "auto": resident where the weights fit in the memory that is free now.
         device, dtype: where and in which precision they run.
@@ -63,7 +61,7 @@ def load_judges(
     Raises: InvalidInput for unknown names or modes, and as `load_judge` for a path without a file. A judge of the two
         sets whose weights are unavailable is no error here: `JudgeSet.stream` says so when its turn comes.
     """
-    classes = {name: find_judge(name) for name in (JUDGES if names is None else names)}
+    classes = {name: find_judge(name) for name in (ALL_JUDGES if names is None else names)}
     if not (isinstance(weights, str) and weights in WEIGHT_SETS):
         if len(classes) != 1:
             raise InvalidInput(f"A file contains one judge, got {len(classes)} names: give the name of that one.")

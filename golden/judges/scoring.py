@@ -15,7 +15,7 @@ from .base import Judge
 from .command import ScoringOptions
 from .judge_set import JudgeSet, release_memory
 from .loading import load
-from .registry import JUDGES, find_judge, load_judges
+from .registry import ALL_JUDGES, JUDGES, find_judge, load_judges
 
 SAMPLING_SECONDS = 0.005  # between two looks at the memory in use
 
@@ -84,7 +84,7 @@ def benchmark(options: ScoringOptions, device: str) -> int:
         name: partial(random_published, find_judge(name), device, dtype)
         if options.random_published
         else partial(load, find_judge(name), options.judge_weights, device, dtype)
-        for name in options.judges
+        for name in options.judges or ALL_JUDGES
     }
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (options.num_images, 512, 512, 3), generator=generator, dtype=torch.uint8)

@@ -11,7 +11,7 @@ import torch
 from ..checkers import Verdict
 from ..compare import Comparison
 from ..errors import InvalidInput
-from ..judges import JUDGES, MPS, JudgeSet, embedded_path, load_judges
+from ..judges import ALL_JUDGES, JUDGES, MPS, JudgeSet, embedded_path, load_judges
 from ..models import ModelSpec
 from .html import render
 
@@ -64,7 +64,7 @@ def choose_judging(
     if "none" in names:
         raise InvalidInput("Give --judges either none or the judges that you want.")
     weights = weights or "embedded"
-    if weights == "embedded" and not any(embedded_path(cls).is_file() for cls in JUDGES.values()):
+    if weights == "embedded" and not any(embedded_path(JUDGES[name]).is_file() for name in ALL_JUDGES):
         return Judging(notice="The embedded judges are missing from assets/judges, so images are not scored.")
     judges = load_judges(None if "all" in names else names, weights=weights, mode=mode, device=device)
     return Judging(judges, weights, read_spreads() if weights == "embedded" else {})

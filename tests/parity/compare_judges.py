@@ -23,7 +23,7 @@ from PIL import Image
 from rebuild import rebuilt
 from safetensors.torch import load_file
 
-from golden.judges import JUDGES, Judge
+from golden.judges import ALL_JUDGES, JUDGES, Judge
 from golden.judges.inputs import openai_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ PACKAGES += ["setuptools<80"]
 PACKAGES_ALONE = ["imscore==0.0.11"]
 
 PIXEL_TOLERANCE = 1e-5
-TOLERANCES = dict.fromkeys(JUDGES, 1e-4) | {"MPS": 2e-3}  # MPS's original halves the precision of its pixels
+TOLERANCES = dict.fromkeys(ALL_JUDGES, 1e-4) | {"MPS": 2e-3}  # MPS's original halves the precision of its pixels
 
 # Squares, both orientations, and odd margins, where the originals round the crop differently. HPSv2's original fails on
 # images that are not square and whose longest edge is 224, so there is none.
@@ -194,7 +194,7 @@ def main() -> int:
         cases = write_cases(work)
         subprocess.run([str(python), str(ROOT / "tests" / "parity" / "oracle.py"), str(work)], check=True)
         print(f"\n{'judge':12} {'pixels':>10} {'tokens':>7} {'scores':>10} {'tolerance':>10} {'spread':>10}")
-        agree = [compare(name, work, cases) for name in JUDGES]
+        agree = [compare(name, work, cases) for name in ALL_JUDGES]
     print("\nequal" if all(agree) else "\nNOT equal")
     return 0 if all(agree) else 1
 

@@ -20,7 +20,7 @@ import torch
 from golden.errors import ArgumentParser, InvalidInput, run_command
 from golden.files import write_bytes
 from golden.flags import add_flags, flag, read_flags
-from golden.judges import JUDGES, Judge, embedded_path, load_judge, save_judge
+from golden.judges import ALL_JUDGES, Judge, embedded_path, load_judge, save_judge
 from golden.judges.clip_score import CLIPScore
 from train.shapes.judge_images import FOLDER, read_images
 from train.shapes.judges.recipes import RECIPES, JudgeRun, train_judge
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         for name in RECIPES if options.judge == "all" else [options.judge]:
             print(save(train_judge(name, run), run))
     if options.report:
-        text, spread = report({name: load_judge(name) for name in JUDGES}, held_out)
+        text, spread = report({name: load_judge(name) for name in ALL_JUDGES}, held_out)
         write_bytes(embedded_path(CLIPScore).parent / "spread.json", json.dumps(spread, indent=2).encode() + b"\n")
         print(text)
 
