@@ -11,12 +11,12 @@ from golden.checkers import Checker, find_checker
 from golden.checks import check_name
 from golden.errors import InvalidInput
 from golden.files import sha256
-from golden.judges import JUDGES, embedded_path, find_judge
+from golden.judges import ALL_JUDGES, embedded_path, find_judge
 from golden.models import ModelSpec, find_model
 from golden.noise import SOLVERS
 from golden.npnet import find_npnet
 from golden.provenance import describe_run, hash_model
-from train.claims import Claims
+from train.claims import Claims, refuse_object_store
 from train.filters import default_filter, find_filter
 from train.make_shard import Collection, collect_shard, load_collection_judges, load_collection_model
 from train.pairs import Shard, finished_shards, read_manifest, write_manifest, write_shard
@@ -33,7 +33,7 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
     spec = find_model(settings.model)
     if spec.needs_control:
         raise InvalidInput(f"Pairs are made from prompts alone, but {spec.name!r} also needs a control image.")
-    judges = tuple(JUDGES) if settings.judges == ("all",) else settings.judges
+    judges = ALL_JUDGES if settings.judges == ("all",) else settings.judges
     for name in judges:
         find_judge(name)
     targets = settings.targets or (default_target(spec),)
@@ -108,6 +108,7 @@ def open_collection(
     texts = read_prompts(prompts, checker if settings.judged else None)
     if texts is None and checker is None:
         raise InvalidInput(f"The model {settings.model!r} has no prompts of its own: give a file with --prompts.")
+    refuse_object_store(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recorded = asdict(settings)
     if given.filter is None and _has_old_default(folder):
