@@ -50,6 +50,11 @@ def measure_and_report(settings: BenchmarkSettings, command: BenchmarkCommand) -
     run = prepare(settings, device)
     if find_worker()[0] == 0:
         print("\n".join(describe(run)))
+    if command.plan:
+        from eval.benchmark_plan import plan_benchmark
+
+        print("\n".join(plan_benchmark(run, device, command.gpu)))
+        return 0
     out = command.out or RUNS / settings.suite
     results = run_benchmark(run, out, device, keep_images=command.keep_images)
     if results:

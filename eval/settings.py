@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golden.flags import flag
+from golden.judges.names import JUDGE_NAMES
+from golden.plan import GPU_HELP
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,15 @@ class BenchmarkSettings:
     num_inference_steps: int | None = flag(None, "number of denoising steps (default: the model's)")
     guidance_scale: float | None = flag(None, "classifier-free guidance, from 1 (none) (default: the model's)")
     sampler: str | None = flag(None, "name of a sampler (default: the model's)", metavar="NAME")
+    checker: str | None = flag(
+        None,
+        "what decides whether an image is right: shapes, geneval (a detector), or geneval:FILE for the questions of a "
+        "file of GenEval or GenEval 2 (default: the model's own)",
+        metavar="NAME",
+    )
     judges: tuple[str, ...] | None = flag(
         None,
-        "all, none, or any of PickScore, HPSv2, AES, ImageReward, CLIPScore and MPS (default: all in the shapes world, "
-        "none for other models)",
+        f"all, none, or any of {', '.join(JUDGE_NAMES)} (default: all in the shapes world, none for other models)",
         metavar="JUDGE",
     )
     judge_weights: str = flag("embedded", "which weights the judges load", choices=("embedded", "published"))
@@ -55,4 +62,6 @@ class BenchmarkCommand:
 
     device: str = flag("auto", "where the model runs: auto, cpu, cuda, cuda:1, mps")
     keep_images: bool = flag(False, "keep every image as PNG")
+    plan: bool = flag(False, "render a batch and estimate time, disk, memory and money of the whole run")
+    gpu: str | None = flag(None, GPU_HELP, metavar="NAME")
     out: Path | None = flag(None, "folder of the run (default: runs/SUITE)", metavar="FOLDER")

@@ -252,7 +252,7 @@ def test_a_plan_makes_the_first_shards_and_estimates_all(tmp_path, model):
         collect_shard(model, replace(QUICK, targets=("10x1",)), 2).target_noise.half(),
     )
     assert lines[0].startswith("300 sources in 100 shards, targets 10x1; measured on cpu: shards of 3 took ")
-    assert [line.split()[0] for line in lines[1:]] == ["time", "disk", "kept"]
+    assert [line.split()[0] for line in lines[1:]] == ["time", "disk", "memory", "kept"]
     shard_bytes = sum(path.stat().st_size for path in tmp_path.iterdir()) / 3
     assert float(lines[2].split()[1]) == pytest.approx(shard_bytes * 100 / 1e9, abs=0.006)
 

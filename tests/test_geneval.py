@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,8 @@ from geneval_cases import CASES, parse_boxes
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, Owlv2Config, Owlv2ForObjectDetection
 
+from eval.benchmark import prepare, run_benchmark
+from eval.settings import BenchmarkSettings
 from golden.checkers import FAULTS, find_checker
 from golden.errors import BadWeights, InvalidInput, MissingWeights
 from golden.geneval import Asked, Box, Placed, Questions, judge_boxes, parse_prompt, read_questions
@@ -360,3 +363,26 @@ def test_prompts_are_of_every_kind():
     assert sum(any(asked.colour for asked in each.objects) for each in questions) > 40
     assert {placed.relation for each in questions for placed in each.relations} == set(RELATIONS)
     assert list(GenEvalChecker().sample_examples(np.random.default_rng(0))) == []
+
+
+def test_a_benchmark_with_this_checker(tiny_embedded_model, tiny_checker, tmp_path, monkeypatch):
+    """`--checker geneval` on any model: rows have verdicts, and prompts that it cannot answer are dropped."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("a photo of a dog\na photo of a red car\na lighthouse at night\n")
+    monkeypatch.setattr("golden.geneval.checker.GenEvalChecker", lambda: tiny_checker)
+    find_checker.cache_clear()
+    try:
+        settings = BenchmarkSettings(
+            prompts=path, checker="geneval", arms=("standard",), num_inference_steps=2, num_seeds=1, judges=()
+        )
+        run = prepare(settings)
+        assert [row.text for row in run.prompts.dropped] == ["a lighthouse at night"]
+        rows = run_benchmark(run, tmp_path / "run").rows
+    finally:
+        find_checker.cache_clear()
+    assert rows["prompt"].tolist() == ["a photo of a dog", "a photo of a red car"]
+    assert rows["reason"].str.startswith("asked: at least 1 ").all()
+    assert ((rows["score"] >= 0) & (rows["score"] <= 1)).all()
+    assert (rows["right"] == (rows["fault"] == "")).all()
+    with pytest.raises(InvalidInput, match="holds a run with"):
+        run_benchmark(prepare(replace(settings, checker=None, prompts=None, limit=2)), tmp_path / "run")

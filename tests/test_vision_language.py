@@ -22,7 +22,9 @@ from golden.judges.hpsv3 import HPSv3, read_instruction
 from golden.judges.names import JUDGE_CLASSES
 from golden.judges.vision_language import fit_size, image_positions, to_patches
 from golden.judges.vqa_score import VQAScore
+from train.collection import resolve_settings
 from train.filters import find_filter
+from train.settings import CollectionSettings
 
 sys.path.append(str(Path(__file__).parent / "parity"))
 import ask_hpsv3
@@ -323,6 +325,14 @@ def test_all_means_what_is_embedded_and_the_others_are_never_loaded_unasked():
         tree = ast.parse((ROOT / "golden" / "judges" / f"{JUDGE_CLASSES[name].split(':')[0]}.py").read_text())
         imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
         assert "transformers" not in imported, "its model class is imported when it is built"
+
+
+def test_a_collection_that_asks_for_one_without_weights_gets_the_sentence():
+    with pytest.raises(MissingWeights, match="no embedded weights of HPSv3"):
+        resolve_settings(CollectionSettings(judges=("AES", "HPSv3")))
+    published = resolve_settings(CollectionSettings(judges=("HPSv3",), judge_weights="published"))
+    assert published.judges == ("HPSv3",)
+    assert resolve_settings(CollectionSettings(judges=("all",))).judges == ALL_JUDGES
 
 
 @pytest.mark.parametrize("name", ON_REQUEST)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from golden.errors import ArgumentParser, run_command
 from golden.flags import add_flags, flag, read_flags
+from golden.plan import GPU_HELP
 from train.settings import CollectionSettings, check_positive
 
 
@@ -35,7 +36,8 @@ class CollectionOptions:
     folder: Path = flag(help="folder for the shards", positional=True)
     num_pairs: int = flag(2000, "number of source noises, rounded up to whole shards")
     prompts: Path | None = flag(None, "text file with one prompt per line (default: captions drawn for the model)")
-    plan: bool = flag(False, "make three shards and estimate time, disk space and pairs of the whole collection")
+    plan: bool = flag(False, "make three shards and estimate time, disk, memory, money and pairs of the collection")
+    gpu: str | None = flag(None, GPU_HELP, metavar="NAME")
     engine: str = flag("local", "local, or ray for a Ray cluster (RAY_ADDRESS)", choices=("local", "ray"))
     num_workers: int = flag(1, "for --engine ray: actors that sample")
     num_judge_workers: int = flag(1, "for --engine ray: actors that judge")
@@ -67,7 +69,7 @@ def collect(options: CollectionOptions, settings: CollectionSettings) -> None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     collection = open_collection(options.folder, settings, options.prompts, options.num_pairs, device)
     if options.plan:
-        print("\n".join(plan_collection(collection)))
+        print("\n".join(plan_collection(collection, options.gpu)))
         return
     with show_progress(collection, hidden=rank > 0) as on_shard:
         if options.engine == "ray":

@@ -12,6 +12,7 @@ from golden.checks import check_name
 from golden.errors import InvalidInput
 from golden.files import sha256
 from golden.judges import ALL_JUDGES, embedded_path, find_judge
+from golden.judges.loading import weight_paths
 from golden.models import ModelSpec, find_model
 from golden.noise import SOLVERS
 from golden.npnet import find_npnet
@@ -35,7 +36,9 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
         raise InvalidInput(f"Pairs are made from prompts alone, but {spec.name!r} also needs a control image.")
     judges = ALL_JUDGES if settings.judges == ("all",) else settings.judges
     for name in judges:
-        find_judge(name)
+        judge = find_judge(name)
+        if settings.judge_weights == "embedded":
+            weight_paths(judge, "embedded")
     targets = settings.targets or (default_target(spec),)
     for target in targets:
         parse_target(target)

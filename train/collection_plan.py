@@ -5,7 +5,10 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from golden.judges.scoring import watch_memory
 from golden.pipelines import encode_anew
+from golden.plan import Measured, check_gpu, describe_plan
+from golden.provenance import machine
 from golden.timing import measure
 from train.make_shard import Collection, collect_shard, load_collection_judges, load_collection_model
 from train.pairs import Shard, is_intact, shard_paths, write_shard
@@ -14,11 +17,14 @@ NUM_MEASURED = 2
 """Shards, after a first one to warm up."""
 
 
-def plan_collection(collection: Collection) -> list[str]:
-    """Lines with the time and disk space that a collection will take, and how many pairs will be kept.
+def plan_collection(collection: Collection, gpu: str | None = None) -> list[str]:
+    """Lines with the time, disk space, memory and money that a collection will take, and how many pairs will be kept.
 
-    This makes the first three shards, which stay in the data set.
+    This makes the first three shards, which stay in the data set. `gpu` is a name of plan.GPUS, None for this device.
+    Raises: InvalidInput as `describe_plan`.
     """
+    name = machine(collection.device)["device"]
+    check_gpu(gpu, name)
     settings, folder = collection.settings, collection.folder
     model = load_collection_model(settings, collection.device)
     judges = load_collection_judges(settings, collection.device)
@@ -27,7 +33,8 @@ def plan_collection(collection: Collection) -> list[str]:
     def make_next() -> None:
         shards.append(collect_shard(model, settings, len(shards), collection.prompts, judges))
 
-    seconds = measure(make_next, NUM_MEASURED)
+    with watch_memory(collection.device) as memory:
+        seconds = measure(make_next, NUM_MEASURED)
     for index, shard in enumerate(shards):
         if not is_intact(folder, index):
             write_shard(folder, index, shard)
@@ -35,12 +42,16 @@ def plan_collection(collection: Collection) -> list[str]:
     embeds = model.family.npnet_embeds(encode_anew(model.pipeline, [rows["prompt"][0]]))
     num_sources = collection.num_shards * settings.shard_size
     shard_bytes = np.mean([sum(path.stat().st_size for path in shard_paths(folder, i)) for i in range(len(shards))])
+    seconds_per_source = float(np.mean(seconds)) / settings.shard_size
+    costs = describe_plan(Measured("sources", seconds_per_source, name, memory.bytes), num_sources, gpu)
     return [
         f"{num_sources} sources in {collection.num_shards} shards, targets {' '.join(settings.targets)}; measured on "
         f"{collection.device}: shards of {settings.shard_size} took {', '.join(f'{each:.1f} s' for each in seconds)}",
-        _describe_time(collection, float(np.mean(seconds)) / settings.shard_size),
+        _describe_time(collection, seconds_per_source),
         f"disk  {shard_bytes * collection.num_shards / 1e9:.2f} GB of shards, and in training "
         f"{embeds.nbytes * num_sources / 1e9:.2f} GB of prompt embeddings",
+        # Time on another GPU, memory and money; time here and disk are said above in more detail.
+        *[line for line in costs if not line.startswith("disk") and (gpu or not line.startswith("time"))],
         describe_kept(rows, num_sources),
     ]
 

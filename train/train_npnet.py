@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from golden.errors import ArgumentParser, InvalidInput, run_command
 from golden.flags import add_flags, flag, read_flags
+from golden.plan import GPU_HELP
 from train.settings import Architecture, TrainingSettings, check_positive
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class TrainingOptions:
     sample_every: int | None = flag(None, "steps between samples of images with judges' scores (default: never)")
     judge_weights: str = flag("embedded", "weights of those judges", choices=("embedded", "published"))
     tensorboard: bool = flag(False, "also log to OUT/tensorboard")
+    plan: bool = flag(False, "take a few steps and estimate time, disk, memory and money of the whole training")
+    gpu: str | None = flag(None, GPU_HELP, metavar="NAME")
     device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps, ...")
 
 
@@ -75,12 +78,16 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     from train.objectives import find_objective
     from train.sampling import make_sheet
     from train.trainer import Trainer, make_accelerator, train
+    from train.training_plan import plan_training
 
     accelerator = make_accelerator(options.device)
     objective = find_objective(settings.objective).open(options.data, settings, accelerator)
     torch.manual_seed(settings.seed)
     network = start_from(settings.start) if settings.start else make_npnet(architecture, objective.sizes)
     trainer = Trainer(settings, network, objective, accelerator)
+    if options.plan:
+        print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
+        return
     folder = TrainingFolder(options.out, asdict(settings) | asdict(architecture) | objective.identity())
     trainer.resume(folder)
     sheet = None

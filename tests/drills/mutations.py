@@ -1,0 +1,190 @@
+"""Put 20 faults into copies of the source, one at a time, and see that the tests of that module find each.
+
+    python tests/drills/mutations.py                 # about 20 minutes
+    python tests/drills/mutations.py --only arms     # those of one file
+
+Each fault is a line that somebody could have written. It counts as found if a test of the named file fails with it, and
+the same test passes without it.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("golden", "train", "eval", "tests", "app.py", "pyproject.toml")
+LINKED = ("assets", "README.md", "CONTRIBUTING.md")
+LIBRARIES = ("torch", "diffusers", "transformers", "pandas", "scipy.stats", "timm", "open_clip", "pytest", "jaxtyping")
+CONTEXT = multiprocessing.get_context("fork")  # so that the libraries are imported once
+
+
+class Mutation(NamedTuple):
+    """`old`, which stands once in `file`, becomes `new`; `test` is the file of tests that must notice."""
+
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS = [
+    # arms
+    Mutation(
+        "golden/arms.py",
+        "return source + strength * (noise - source)",
+        "return source + strength * noise",
+        "test_arms.py",
+    ),
+    Mutation("golden/arms.py", "prompts[j % len(prompts)] != p)", "prompts[j % len(prompts)] == p)", "test_arms.py"),
+    Mutation(
+        "golden/arms.py",
+        "source.std((1, 2, 3), keepdim=True) / golden.std((1, 2, 3), keepdim=True)",
+        "golden.std((1, 2, 3), keepdim=True) / source.std((1, 2, 3), keepdim=True)",
+        "test_arms.py",
+    ),
+    Mutation("golden/arms.py", "return at_norm_of(source, npnet(", "return at_norm_of(npnet(", "test_arms.py"),
+    # noise
+    Mutation("golden/noise.py", "manual_seed(seed)) for seed", "manual_seed(checked[0])) for seed", "test_noise.py"),
+    Mutation("golden/noise.py", "(1 - kept).sqrt() * fresh", "(1 - kept) * fresh", "test_noise.py"),
+    Mutation(
+        "golden/noise.py",
+        "distance = (other - source).flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)",
+        "distance = (other - source).flatten(1).norm(dim=1) / direction.norm()",
+        "test_noise.py",
+    ),
+    Mutation(
+        "golden/noise.py",
+        'upwards[1:] if evaluate_at == "t" else upwards[:-1]',
+        'upwards[:-1] if evaluate_at == "t" else upwards[1:]',
+        "test_noise.py",
+    ),
+    # npnet
+    Mutation("golden/npnet/network.py", "(2 * torch.sigmoid(self.alpha) - 1)", "self.alpha", "test_npnet.py"),
+    Mutation("golden/npnet/branches.py", "u.pow(3).sum(dim=-2) < 0", "u.pow(2).sum(dim=-2) < 0", "test_npnet.py"),
+    Mutation(
+        "golden/npnet/branches.py", "eps=1e-6) * (1 + scale) + shift", "eps=1e-6) * scale + shift", "test_npnet.py"
+    ),
+    Mutation(
+        "golden/npnet/branches.py", "self.mlp4(rows.mean(dim=1)) + s", "self.mlp4(rows.mean(dim=1))", "test_npnet.py"
+    ),
+    # statistics
+    Mutation("golden/statistics.py", "Wins(int((array > 0)", "Wins(int((array >= 0)", "test_statistics.py"),
+    Mutation(
+        "golden/statistics.py",
+        "tail = _expanded_tail(len(counts), level)",
+        "tail = (1 - level) / 2",
+        "test_statistics.py",
+    ),
+    Mutation(
+        "golden/statistics.py",
+        "means = sums.sum(0) / counts.sum()",
+        "means = (sums.T / counts).mean(1)",
+        "test_statistics.py",
+    ),
+    # checkers
+    Mutation("golden/shapes/checker.py", 'return "above" if dy > 0', 'return "above" if dy < 0', "test_shapes.py"),
+    Mutation(
+        "golden/shapes/checker.py", "count_right = len(found) ==", "count_right = len(found) >=", "test_shapes.py"
+    ),
+    Mutation(
+        "golden/geneval/verdicts.py", "before if offset[axis] < 0", "before if offset[axis] > 0", "test_geneval.py"
+    ),
+    # pairs
+    Mutation("train/pairs.py", "if hashes == _hash_lines(folder, index, *parts)", "if hashes", "test_pairs.py"),
+    Mutation("train/pairs.py", "if there.get(name, value) != value:", "if name not in there:", "test_pairs.py"),
+]
+
+
+class Failures:
+    """A plugin of pytest that notes which tests failed, and that it was the copy that was tested."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.failed = root, []
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        import golden
+
+        assert Path(golden.__file__).is_relative_to(self.root), f"tested {golden.__file__}"
+
+
+def run_tests(root: Path, *selected: str) -> tuple[int, list[str]]:
+    """(pytest's exit code, failed tests) in a process of its own, which ends with the first failure."""
+    answer = root / "answer.json"
+
+    def run() -> None:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        os.chdir(root)
+        sys.path.insert(0, str(root))
+        import pytest
+
+        failures = Failures(root)
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *selected], plugins=[failures])
+        answer.write_text(json.dumps([int(code), failures.failed]))
+
+    answer.unlink(missing_ok=True)
+    process = CONTEXT.Process(target=run)
+    process.start()
+    process.join()
+    return tuple(json.loads(answer.read_text())) if answer.exists() else (process.exitcode or 99, [])
+
+
+def copy_source(root: Path) -> None:
+    """The source and its tests, to be spoilt; what is only read is linked."""
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+    for name in LINKED:
+        (root / name).symlink_to(ROOT / name)
+
+
+def try_mutation(root: Path, mutation: Mutation) -> str:
+    """What became of a fault: "found by TEST", or why not."""
+    path = root / mutation.file
+    whole = path.read_text()
+    assert whole.count(mutation.old) == 1, (
+        f"{mutation.old!r} stands {whole.count(mutation.old)} times in {mutation.file}"
+    )
+    path.write_text(whole.replace(mutation.old, mutation.new))
+    code, failed = run_tests(root, f"tests/{mutation.test}")
+    path.write_text(whole)
+    if code == 0:
+        return "NOT FOUND"
+    if not failed:
+        return f"NOT TESTED: pytest ended with {code}"
+    code, _ = run_tests(root, failed[0])
+    return f"found by {failed[0].removeprefix('tests/')}" if code == 0 else f"NOT TESTED: {failed[0]} fails without it"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="part of a file's name")
+    arguments = parser.parse_args()
+    for name in LIBRARIES:
+        __import__(name)
+    chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.file]
+    num_found, started = 0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        copy_source(Path(folder))
+        for mutation in chosen:
+            outcome = try_mutation(Path(folder), mutation)
+            num_found += outcome.startswith("found")
+            print(f"{mutation.file}: {mutation.new}\n    {outcome}", flush=True)
+    print(f"{num_found} of {len(chosen)} faults found, {(time.perf_counter() - started) / 60:.0f} minutes")
+    assert num_found == len(chosen)
+
+
+if __name__ == "__main__":
+    main()
