@@ -20,7 +20,7 @@ from eval.runs import RunFolder, explain_write_errors, wait_for_parts
 from eval.settings import BenchmarkSettings
 from eval.suites import Suite, SuitePlan, SuiteSettings, find_suite
 from eval.summary import CLUSTER, RIGHT, add_clusters, cluster_prompts, compare_all, find_categories
-from golden.checkers import find_checker
+from golden.checkers import find_checker, identify_checker
 from golden.checks import MAX_SEED, check_whole
 from golden.errors import GoldenError, InvalidInput
 from golden.files import atomic_path, open_image, sha256
@@ -77,7 +77,7 @@ def pick_worker_device(name: str) -> str:
     return f"cuda:{find_worker()[0] % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-# --- before the first image -------------------------------------------------------------------------------------------
+# --- before the first image ------------------------------------------------------------------------------------------
 
 
 def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
@@ -220,7 +220,7 @@ def identify(run: Run) -> dict:
         "variants": [asdict(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
         "bf16": settings.bf16,
-        "checker": settings.checker,
+        "checker": identify_checker(settings.checker),
         "judges": list(run.judge_names),
         "judge_weights": settings.judge_weights if run.judge_names else None,
         "weights": hash_model(model.spec),
@@ -230,7 +230,7 @@ def identify(run: Run) -> dict:
     }
 
 
-# --- the run ----------------------------------------------------------------------------------------------------------
+# --- the run ---------------------------------------------------------------------------------------------------------
 
 
 def run_benchmark(run: Run, out: Path, device: str = "cpu", *, keep_images: bool = False) -> Results | None:
@@ -276,7 +276,7 @@ def save_images(folder: Path, units: Sequence[Unit], images: dict[str, list[Imag
                     image.save(temporary, format="PNG")
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 def summarise(run: Run, folder: RunFolder, **facts: object) -> Results:

@@ -248,7 +248,7 @@ def verify(files: Sequence[Path], max_seconds: float) -> list[str]:
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
+class ReadmeOptions:
     """What `verify_readme.py` takes."""
 
     files: tuple[Path, ...] = flag((), "Markdown files (default: the three)", positional=True)
@@ -258,8 +258,8 @@ class VerifyOptions:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="Markdown files (default: the three)")
-    add_flags(parser, VerifyOptions, skip=("files",))
-    options = read_flags(VerifyOptions, parser.parse_args(argv))
+    add_flags(parser, ReadmeOptions, skip=("files",))
+    options = read_flags(ReadmeOptions, parser.parse_args(argv))
     files = options.files or tuple(ROOT / name for name in FILES)
     for path in files:
         if not path.is_file():

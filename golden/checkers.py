@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .errors import InvalidInput
+from .files import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,3 +96,9 @@ def find_checker(name: str | None) -> Checker | None:
     module, _, class_name = CHECKERS[known].partition(":")
     found = getattr(import_module(module), class_name)
     return found(file) if file else found()
+
+
+def identify_checker(name: str | None) -> str | None:
+    """A checker's name for records: that of a file's questions is their SHA-256, wherever the file lies."""
+    known, _, file = (name or "").partition(":")
+    return f"{known}:{sha256(file)}" if file else name

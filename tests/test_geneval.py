@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, Owlv2Config, Owlv2ForObjectDetec
 
 from eval.benchmark import prepare, run_benchmark
 from eval.settings import BenchmarkSettings
-from golden.checkers import FAULTS, find_checker
+from golden.checkers import FAULTS, find_checker, identify_checker
 from golden.errors import BadWeights, InvalidInput, MissingWeights
 from golden.geneval import Asked, Box, Placed, Questions, judge_boxes, parse_prompt, read_questions
 from golden.geneval.checker import GenEvalChecker
@@ -248,6 +248,10 @@ def test_a_checker_with_a_file_is_named_with_it(tmp_path):
     assert find_checker(f"geneval:{path}").questions("a photo of two bears").objects[0].count == 2
     with pytest.raises(InvalidInput, match="takes no file"):
         find_checker(f"shapes:{path}")
+    moved = path.rename(tmp_path / "moved.jsonl")
+    assert identify_checker(f"geneval:{moved}").startswith("geneval:")
+    assert len(identify_checker(f"geneval:{moved}")) == len("geneval:") + 64
+    assert (identify_checker("geneval"), identify_checker(None)) == ("geneval", None)
 
 
 # --- the models behind it --------------------------------------------------------------------------------------------

@@ -21,8 +21,18 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("golden", "train", "eval", "tests", "app.py", "pyproject.toml")
 LINKED = ("assets", "README.md", "CONTRIBUTING.md")
-LIBRARIES = ("torch", "diffusers", "transformers", "pandas", "scipy.stats", "timm", "open_clip", "pytest", "jaxtyping")
-CONTEXT = multiprocessing.get_context("fork")  # so that the libraries are imported once
+WARM = (
+    "golden.library",
+    "golden.judges.registry",
+    "golden.shapes",
+    "eval.benchmark",
+    "train.pairs",
+    "pytest",
+    "hypothesis",
+)
+"""Modules that are imported once, for the libraries that they bring; the project's own are then forgotten again."""
+OWN = ("golden", "train", "eval", "tests")
+CONTEXT = multiprocessing.get_context("fork")
 
 
 class Mutation(NamedTuple):
@@ -131,7 +141,9 @@ def run_tests(root: Path, *selected: str) -> tuple[int, list[str]]:
         import pytest
 
         failures = Failures(root)
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *selected], plugins=[failures])
+        # The libraries are there already, plugins of pytest among them.
+        quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        code = pytest.main(["-x", *quiet, *selected], plugins=[failures])
         answer.write_text(json.dumps([int(code), failures.failed]))
 
     answer.unlink(missing_ok=True)
@@ -139,6 +151,14 @@ def run_tests(root: Path, *selected: str) -> tuple[int, list[str]]:
     process.start()
     process.join()
     return tuple(json.loads(answer.read_text())) if answer.exists() else (process.exitcode or 99, [])
+
+
+def warm_up() -> None:
+    """Import every library, and nothing of the project, so that each fork only imports what may be spoilt."""
+    for name in WARM:
+        __import__(name)
+    for name in [name for name in sys.modules if name.split(".")[0] in OWN]:
+        del sys.modules[name]
 
 
 def copy_source(root: Path) -> None:
@@ -172,8 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="part of a file's name")
     arguments = parser.parse_args()
-    for name in LIBRARIES:
-        __import__(name)
+    warm_up()
     chosen = [mutation for mutation in MUTATIONS if arguments.only in mutation.file]
     num_found, started = 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
