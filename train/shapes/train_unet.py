@@ -10,6 +10,8 @@ last run decay it to 0:
     python train/shapes/train_unet.py --num-steps 30000
     python train/shapes/train_unet.py --num-steps 60000 --decay-steps 6000
 
+On a CPU, workers of one thread each are faster than one of several: torchrun --nproc-per-node 2 train/shapes/...
+
 SDXL's noise schedule and epsilon prediction. Timesteps are drawn more often where the layout of an image is decided
 (high noise), which an even draw leaves to a small part of the loss.
 """
@@ -33,9 +35,10 @@ from golden.errors import ArgumentParser, MissingWeights, run_command
 from golden.files import atomic_path, write_bytes
 from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
+from golden.provenance import find_worker
 from golden.shapes import parse_caption, render, sample_scene, training_captions
 from train.shapes.evaluation import count_right, sample_held_out
-from train.shapes.training import MODEL_FOLDER, RUNS, SCHEDULES, TrainingPlan, load_averaged, rng_for, train
+from train.shapes.training import MODEL_FOLDER, RUNS, SCHEDULES, TrainingPlan, load_averaged, own_share, rng_for, train
 
 CONFIG = dict(
     sample_size=16,
@@ -44,10 +47,10 @@ CONFIG = dict(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
     mid_block_type="UNetMidBlock2DCrossAttn",
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(64, 160),
+    block_out_channels=(64, 128),
     layers_per_block=1,
     transformer_layers_per_block=1,
-    attention_head_dim=(2, 5),  # diffusers' name for the number of heads
+    attention_head_dim=(2, 4),  # diffusers' name for the number of heads
     cross_attention_dim=256,
     use_linear_projection=True,
     addition_embed_type="text_time",
@@ -211,18 +214,19 @@ def make_loss(
     """The loss of a step: squared error of the predicted noise."""
     betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, 1000) ** 2
     signal = (1 - betas).cumprod(0)
-    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(batch_size, -1)
+    share = own_share(batch_size)
+    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(share.stop - share.start, -1)
 
     def compute_loss(step: int) -> Tensor:
         rng = rng_for(seed, step + 1)
-        rows = torch.from_numpy(rng.integers(0, len(data["states"]), batch_size))
-        images = torch.from_numpy(rng.integers(0, data["latents"].shape[1], batch_size))
+        rows = torch.from_numpy(rng.integers(0, len(data["states"]), batch_size))[share]
+        images = torch.from_numpy(rng.integers(0, data["latents"].shape[1], batch_size))[share]
         latents = data["latents"][rows, images].float()
-        keep = torch.from_numpy(rng.random(batch_size) >= UNCONDITIONAL_SHARE).float()
+        keep = torch.from_numpy(rng.random(batch_size) >= UNCONDITIONAL_SHARE).float()[share]
         states = data["states"][rows].float() * keep[:, None, None]
         pooled = data["pooled"][rows].float() * keep[:, None]
-        timesteps = sample_timesteps(rng, batch_size)
-        noise = torch.randn_like(latents)
+        timesteps = sample_timesteps(rng, batch_size)[share]
+        noise = torch.randn(batch_size, *latents.shape[1:])[share]
         alpha = signal[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         conditions = {"text_embeds": pooled, "time_ids": time_ids}
@@ -262,7 +266,9 @@ def main(argv: list[str] | None = None) -> None:
     elif options.assemble:
         save_pipeline(load_averaged("unet", UNet2DConditionModel(**CONFIG)))
     else:
-        save_pipeline(train_unet(options))
+        unet = train_unet(options)
+        if find_worker()[0] == 0:
+            save_pipeline(unet)
 
 
 if __name__ == "__main__":
