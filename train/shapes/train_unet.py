@@ -35,10 +35,10 @@ from golden.errors import ArgumentParser, MissingWeights, run_command
 from golden.files import atomic_path, write_bytes
 from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
-from golden.provenance import find_worker
 from golden.shapes import parse_caption, render, sample_captions, sample_scene
 from train.shapes.evaluation import count_right, sample_held_out
-from train.shapes.training import MODEL_FOLDER, RUNS, SCHEDULES, TrainingPlan, load_averaged, own_share, rng_for, train
+from train.shapes.training import MODEL_FOLDER, RUNS, SCHEDULES, TrainingPlan, load_averaged, rng_for, train
+from train.workers import join_workers, own_share
 
 CONFIG = dict(
     sample_size=16,
@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
         save_pipeline(load_averaged("unet", UNet2DConditionModel(**CONFIG)))
     else:
         unet = train_unet(options)
-        if find_worker()[0] == 0:
+        if join_workers() == 0:
             save_pipeline(unet)
 
 
