@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers.optimization import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from golden.errors import InvalidInput
 from golden.files import ASSETS, atomic_path
+from golden.provenance import find_worker
 
 MODEL_FOLDER = Path(os.environ.get("SHAPES_MODEL", ASSETS / "shapes" / "model"))
 """The pipeline in training, as `diffusers` saves one: the embedded one, or what SHAPES_MODEL names beside it."""
@@ -95,9 +97,13 @@ def train(
     """Train with AdamW; resume from runs/<name>/checkpoint.pt if there is one.
 
     `compute_loss(step)` returns the loss of that step's batch. `evaluate(ema_model, step)` returns figures for the log,
-    runs/<name>/log.jsonl. Returns the exponential moving average of the model, in eval mode.
+    runs/<name>/log.jsonl. Under torchrun every worker computes the loss of its share of a batch (`own_share`), and the
+    first one saves and evaluates. Returns the exponential moving average of the model, in eval mode.
     """
     folder = RUNS / name
+    rank, num_workers = find_worker()
+    if num_workers > 1:
+        dist.init_process_group("gloo")
     ema = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(plan.ema_decay)
     )
@@ -112,12 +118,15 @@ def train(
         loss = compute_loss(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(trained, num_workers)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         ema.update_parameters(model)
         losses.append(loss.item())
         done = step + 1
+        if rank > 0:
+            continue
         evaluate_now = evaluate is not None and _is_due(done, plan.evaluate_every, plan.num_steps)
         if evaluate_now or _is_due(done, plan.save_every, plan.num_steps):
             _save(folder / "checkpoint.pt", done, state)
@@ -127,6 +136,31 @@ def train(
                 row |= evaluate(ema.module.eval(), done)
             log(folder / "log.jsonl", row)
     return ema.module.eval()
+
+
+def own_share(num_rows: int) -> slice:
+    """The rows of a batch of `num_rows` that this worker computes: all of them, unless torchrun started more workers.
+
+    Raises: InvalidInput if the rows cannot be shared evenly.
+    """
+    rank, num_workers = find_worker()
+    if num_rows % num_workers:
+        raise InvalidInput(f"A batch of {num_rows} cannot be shared evenly by {num_workers} workers.")
+    share = num_rows // num_workers
+    return slice(rank * share, (rank + 1) * share)
+
+
+def average_gradients(parameters: list[nn.Parameter], num_workers: int) -> None:
+    """Replace every worker's gradients by their mean over all workers."""
+    if num_workers == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= num_workers
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, averaged in zip(gradients, flat.split(sizes), strict=True):
+        gradient.copy_(averaged.view_as(gradient))
 
 
 def load_averaged(name: str, model: nn.Module) -> nn.Module:
