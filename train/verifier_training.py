@@ -59,7 +59,7 @@ class VerifierTrainer:
             getattr(self, name).load_state_dict(state[name])
 
     def batch(self) -> tuple[Tensor, int, list[str], Tensor]:
-        """Latents at one timestep, that timestep, prompts and labels: this worker's share of a batch by (seed, step)."""
+        """Latents at one timestep, that timestep, prompts and labels: this worker's share of a batch."""
         rng = np.random.default_rng((self.options.seed, self.step))
         from_scenes = self.scenes is not None and rng.random() < self.options.scene_share
         source = self.scenes if from_scenes and self.scenes is not None else self.data
