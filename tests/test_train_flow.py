@@ -1,4 +1,4 @@
-"""The embedded flow model: its training, the padding that costs one token, and the folder that stock diffusers loads."""
+"""The embedded flow model: its training, the padding that costs one token, the folder that stock diffusers loads."""
 
 import json
 

@@ -10,15 +10,9 @@ from torch import nn
 from golden.checkers import Verdict
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import Sampling
-<<<<<<< HEAD
 from golden.shapes import CATEGORIES, TEST_SETS, is_held_out, load_test_prompts, parse_caption, request_key
-from train.shapes import evaluation, make_test_set, train_unet, training
-from train.shapes.make_test_set import PLANS
-=======
-from golden.shapes import CATEGORIES, is_held_out, load_test_prompts, parse_caption, request_key
 from train.shapes import denoisers, evaluation, make_test_set, train_unet, training
-from train.shapes.make_test_set import GENEVAL_PROMPTS, HARD_PROMPTS, TEST_SETS
->>>>>>> 35b1443
+from train.shapes.make_test_set import PLANS
 from train.shapes.training import SCHEDULES, TrainingPlan, train
 
 

@@ -35,7 +35,7 @@ from golden.errors import ArgumentParser, run_command
 from golden.files import atomic_path, write_bytes
 from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
-from golden.shapes import parse_caption, render, sample_scene, sample_captions
+from golden.shapes import parse_caption, render, sample_captions, sample_scene
 from train.shapes import denoisers
 from train.shapes.denoisers import (
     MAX_FILE_SIZE,
