@@ -11,8 +11,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from ..checkers import FAULTS, Verdict
-from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption
-from .prompts import sample_embedded
+from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption, sample_captions
 from .scenes import IMAGE_SIZE, Scene, change_one_attribute, outline, render, sample_scene
 
 
@@ -48,11 +47,11 @@ class ShapesChecker:
         return check_image(prompt, image)
 
     def sample_prompts(self, rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
-        return sample_embedded(rng, held_out)
+        return sample_captions(rng, held_out)
 
     def sample_examples(self, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image, bool]]:
         """Rendered scenes, half of them with one attribute changed, positions as often as all other attributes."""
-        for caption in sample_embedded(rng):
+        for caption in sample_captions(rng):
             request = parse_caption(caption)
             scene, right = sample_scene(request, rng), bool(rng.random() < 0.5)
             if not right:
