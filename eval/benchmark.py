@@ -59,7 +59,7 @@ class Run:
 
     @property
     def spec(self) -> ModelSpec:
-        return self.renderer.model.spec
+        return with_npnet(self.renderer.model.spec, self.settings)
 
     @property
     def variants(self) -> list[Variant]:
@@ -84,7 +84,7 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
 
     Raises: GoldenError in one sentence for whatever is unknown, missing or unfit.
     """
-    spec, suite = find_model(settings.model), find_suite(settings.suite)
+    spec, suite = with_npnet(find_model(settings.model), settings), find_suite(settings.suite)
     seeds = list_seeds(settings, suite)
     check_whole("batch size", settings.batch_size, 1, MAX_BATCH_SIZE)
     check_whole("number of epochs", settings.num_epochs, 1, MAX_EPOCHS)
@@ -112,6 +112,11 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
     )
     renderer.check(plan.variants, prompts.prompts[0])
     return Run(settings, suite, prompts, seeds, plan, pairs, renderer, judges.names if judges else (), real)
+
+
+def with_npnet(spec: ModelSpec, settings: BenchmarkSettings) -> ModelSpec:
+    """The model with the NPNet of the run, which may be that of another model, in the place of its own."""
+    return replace(spec, npnet=settings.npnet) if settings.npnet else spec
 
 
 def list_seeds(settings: BenchmarkSettings, suite: Suite) -> list[int]:

@@ -17,6 +17,11 @@ from train.settings import Architecture
 
 SMALL = 64
 """Latents with fewer rows get a small Swin and a narrow predictor of singular values; others have them as published."""
+LINEAR_TOKENS = 77
+"""Prompts of more tokens are pooled unless asked otherwise: one Linear over all, as published, would be large."""
+LAYOUT_TOKENS, LAYOUT_NOISE = 77 * 2048, 4 * 128 * 128
+"""How many numbers prompt embeddings and noise have for SDXL: beyond either, a layout branch must be asked for."""
+QUERIES, RANK = 8, 256
 
 
 def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
@@ -25,15 +30,25 @@ def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
     singular = SingularConfig(architecture.attention, canonical_signs=True, output_hidden=128 if small else 1024)
     swin = _small_swin(architecture, sizes.height) if small else SwinConfig()
     residual = ResidualConfig(architecture.side_by_side, architecture.image_channels, swin)
+    queries, rank = choose_sizes(architecture, sizes)
     config = NPNetConfig(
         *sizes,
         singular=singular if architecture.singular else None,
         residual=residual if architecture.residual else None,
-        text=TextConfig(architecture.text_map_size, architecture.text_queries) if architecture.text else None,
-        layout=LayoutConfig(architecture.layout_rank) if architecture.layout_rank else None,
+        text=TextConfig(architecture.text_map_size, queries) if architecture.text else None,
+        layout=LayoutConfig(rank) if rank else None,
         keep_norm=architecture.keep_norm,
     )
     return NPNet(config)
+
+
+def choose_sizes(architecture: Architecture, sizes: Sizes) -> tuple[int, int]:
+    """The text branch's queries and the layout branch's rank: as asked for, or what keeps the network small."""
+    queries = QUERIES if sizes.num_tokens > LINEAR_TOKENS else 0
+    tokens, noise = sizes.num_tokens * sizes.embedding_dim, sizes.channels * sizes.height * sizes.width
+    rank = 0 if tokens > LAYOUT_TOKENS or noise > LAYOUT_NOISE else RANK
+    asked = architecture.text_queries, architecture.layout_rank
+    return asked[0] if asked[0] is not None else queries, asked[1] if asked[1] is not None else rank
 
 
 def _small_swin(architecture: Architecture, image_size: int) -> SwinConfig:
