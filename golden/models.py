@@ -259,6 +259,24 @@ MODELS: dict[str, ModelSpec] = {
             sampling=Sampling("flow_euler", 4, 1.0),  # as large as FLUX.1-dev, and without guidance
         ),
         ModelSpec(
+            "flux2-klein-base",
+            "black-forest-labs/FLUX.2-klein-base-4B",
+            "FLUX.2 [klein] base 4B",
+            pipeline="Flux2KleinPipeline",
+            variant=None,
+            # 8 GB of transformer and 8 of text encoder.
+            sampling=Sampling("flow_euler", 50, 4.0),
+            redenoise=Redenoise(guidance_scale=4.0),
+        ),
+        ModelSpec(
+            "flux2-klein",
+            "black-forest-labs/FLUX.2-klein-4B",
+            "FLUX.2 [klein] 4B, 4 steps",
+            pipeline="Flux2KleinPipeline",
+            variant=None,
+            sampling=Sampling("flow_euler", 4, 1.0),  # as large as its base, and without guidance
+        ),
+        ModelSpec(
             "z-image",
             "Tongyi-MAI/Z-Image",
             "Z-Image",

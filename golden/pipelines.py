@@ -285,7 +285,7 @@ def encode_anew(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
 
 def add_control(pipeline: Any, embeddings: Embeddings, image: Image.Image, shape: tuple[int, int, int]) -> Embeddings:
     """The embeddings with a control image in every row, at the size of images whose latents have `shape`."""
-    height, width = (side * pipeline.vae_scale_factor for side in shape[1:])
+    height, width = (side * find_family(pipeline).cell_size(pipeline) for side in shape[1:])
     pixels = images_to_pixels([image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)]) / 2 + 0.5
     return embeddings | {"image": pixels.repeat(len(embeddings["prompt_embeds"]), 1, 1, 1)}
 
@@ -354,14 +354,14 @@ def denoise(
             pipeline,
             **family.embedding_arguments({name: value[rows] for name, value in embeddings.items()}, scale),
             latents=family.pack(pipeline, noise[rows].to(pipeline._execution_device, dtype)),
-            height=height * pipeline.vae_scale_factor,
-            width=width * pipeline.vae_scale_factor,
+            height=height * family.cell_size(pipeline),
+            width=width * family.cell_size(pipeline),
             num_inference_steps=sampling.num_inference_steps,
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]],
             output_type="latent",
             **family.guidance_arguments(scale) | family.call_arguments(),
         ).images
-        return family.unpack(pipeline, latents, height, width)
+        return family.read_output(pipeline, latents, height, width)
 
     try:
         pipeline.scheduler = scheduler

@@ -44,6 +44,7 @@ if "golden" not in sys.modules:  # this file is imported twice: by pytest, and b
 
 from golden.arms import ARMS, find_arm
 from golden.errors import MissingWeights
+from golden.families.flux2 import Flux2Klein
 from golden.families.packed import PackedFamily
 from golden.families.z_image import ZImage
 from golden.judges import JUDGES, JudgeSet, find_judge, loading, save_judge
@@ -307,9 +308,9 @@ def tiny_sd_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-def _save_flow_npnet(like: Path, path: Path, channels: int, num_tokens: int) -> Path:
+def _save_flow_npnet(like: Path, path: Path, **sizes: int) -> Path:
     """An NPNet like another one, for other channels and more tokens, which it pools."""
-    config = replace(load_npnet(like).config, channels=channels, num_tokens=num_tokens)
+    config = replace(load_npnet(like).config, **sizes)
     config = replace(config, text=TextConfig(num_queries=2, query_width=8))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -325,14 +326,21 @@ def _save_flow_npnet(like: Path, path: Path, channels: int, num_tokens: int) -> 
 def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
     """The same for 16 channels and the tokens of Stable Diffusion 3."""
     folder = tmp_path_factory.mktemp("tiny_flow_npnet")
-    return _save_flow_npnet(tiny_npnet_file, folder / "npnet.safetensors", 16, NUM_TOKENS + 256)
+    return _save_flow_npnet(tiny_npnet_file, folder / "npnet.safetensors", channels=16, num_tokens=NUM_TOKENS + 256)
 
 
 @pytest.fixture(scope="session")
-def tiny_sana_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
-    """The same for 32 channels and the tokens of SANA."""
-    folder = tmp_path_factory.mktemp("tiny_sana_npnet")
-    return _save_flow_npnet(tiny_npnet_file, folder / "npnet.safetensors", 32, 300)
+def odd_npnet_files(tiny_npnet_file, tmp_path_factory) -> dict[str, Path]:
+    """The same for families whose channels or prompt embeddings are like those of no other."""
+    folder = tmp_path_factory.mktemp("odd_npnets")
+    sizes = {
+        "sana": {"channels": 32, "num_tokens": 300},
+        "flux2-klein": {"channels": 16, "num_tokens": 512, "embedding_dim": 48},
+    }
+    return {
+        family: _save_flow_npnet(tiny_npnet_file, folder / f"{family}.safetensors", **own)
+        for family, own in sizes.items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -431,7 +439,7 @@ def tiny_sd(tiny_sd_folder, tiny_npnet_file) -> Model:
 def _tiny_sizes() -> Iterator[None]:
     """Pipelines whose native size is a number of theirs, and stands in no configuration, are tiny here, too."""
     with pytest.MonkeyPatch.context() as patch:
-        for family in (PackedFamily, ZImage):
+        for family in (PackedFamily, ZImage, Flux2Klein):
             patch.setattr(family, "native_size", lambda self, pipeline: SIZE)
         yield
 
@@ -441,7 +449,6 @@ def tiny_of_family(request, tmp_path_factory) -> Callable[[str], Model]:
     """The tiny model of a family by its name; a new family needs one here, or in tiny_pipelines.py."""
     names = {"sdxl": "tiny_model", "hunyuan-dit": "tiny_hunyuan", "pixart-sigma": "tiny_pixart"}
     names |= {"sd3": "tiny_sd3", "sd": "tiny_sd"}
-    npnets = {"sana": "tiny_sana_npnet_file"}
 
     @cache
     def build(family: str) -> Model:
@@ -449,18 +456,18 @@ def tiny_of_family(request, tmp_path_factory) -> Callable[[str], Model]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             BUILDERS[family]().save_pretrained(folder)
-        npnet = request.getfixturevalue(npnets.get(family, "tiny_flow_npnet_file"))
-        return add_verifier(load_model(str(folder), npnet=npnet))
+        npnet = request.getfixturevalue("odd_npnet_files").get(family)
+        return add_verifier(load_model(str(folder), npnet=npnet or request.getfixturevalue("tiny_flow_npnet_file")))
 
     return lambda family: build(family) if family in BUILDERS else request.getfixturevalue(names[family])
 
 
 @pytest.fixture(scope="session")
 def tiny_files(
-    tiny_of_family, tiny_npnet_file, tiny_flow_npnet_file, tiny_sana_npnet_file
+    tiny_of_family, tiny_npnet_file, tiny_flow_npnet_file, odd_npnet_files
 ) -> Callable[[str], tuple[str, Path]]:
     """The folder of a family's tiny model and an NPNet that fits it."""
-    npnets = dict.fromkeys(("sd3", *BUILDERS), tiny_flow_npnet_file) | {"sana": tiny_sana_npnet_file}
+    npnets = dict.fromkeys(("sd3", *BUILDERS), tiny_flow_npnet_file) | odd_npnet_files
     return lambda family: (tiny_of_family(family).spec.repo, npnets.get(family, tiny_npnet_file))
 
 

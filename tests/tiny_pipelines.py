@@ -134,6 +134,41 @@ def make_flux() -> diffusers.FluxPipeline:
     )
 
 
+def make_flux2_klein() -> diffusers.Flux2KleinPipeline:
+    """Its embeddings are three layers of the language model, the 9th, 18th and 27th, side by side."""
+    tokenizer = _qwen_tokenizer()
+    layers = _LAYERS | {"hidden_size": 16, "num_hidden_layers": 27}
+    config = transformers.Qwen3Config(**layers, vocab_size=len(tokenizer), head_dim=8, max_position_embeddings=512)
+    vae = diffusers.AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_size=SIZE * 8,
+        mid_block_add_attention=False,
+        latent_channels=4,
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    return diffusers.Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**FLUX_SCHEDULE),
+        vae=vae,
+        text_encoder=transformers.Qwen3ForCausalLM(config),
+        tokenizer=tokenizer,
+        transformer=diffusers.Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * 16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+    )
+
+
 def make_z_image() -> diffusers.ZImagePipeline:
     tokenizer = _qwen_tokenizer()
     config = transformers.Qwen3Config(**_LAYERS, vocab_size=len(tokenizer), head_dim=16, max_position_embeddings=512)
@@ -182,8 +217,9 @@ def make_qwen_image() -> diffusers.QwenImagePipeline:
 def make_sana() -> diffusers.SanaPipeline:
     letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
     tokenizer = transformers.GemmaTokenizer(vocab={letter: index for index, letter in enumerate(letters)}, merges=[])
+    layers = _LAYERS | {"num_hidden_layers": 1}  # the pipeline's instruction has 3,000 letters
     config = transformers.Gemma2Config(
-        **_LAYERS, vocab_size=len(tokenizer), head_dim=16, max_position_embeddings=4096, attn_implementation="eager"
+        **layers, vocab_size=len(tokenizer), head_dim=16, max_position_embeddings=4096, attn_implementation="eager"
     )
     sizes = {
         f"{side}_{name}": value
@@ -214,6 +250,7 @@ def make_sana() -> diffusers.SanaPipeline:
 
 BUILDERS: dict[str, Callable[[], Any]] = {
     "flux": make_flux,
+    "flux2-klein": make_flux2_klein,
     "z-image": make_z_image,
     "qwen-image": make_qwen_image,
     "sana": make_sana,

@@ -1,5 +1,7 @@
 """The NPNet that is trained: a new one from an Architecture, or an existing one to fine-tune."""
 
+from dataclasses import replace
+
 import torch
 
 from golden.npnet import (
@@ -26,11 +28,12 @@ QUERIES, RANK = 8, 256
 
 def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
     """An untrained NPNet for latents and prompt embeddings of some sizes."""
+    architecture = resolve_architecture(architecture, sizes)
+    queries, rank = architecture.text_queries or 0, architecture.layout_rank
     small = sizes.height < SMALL
     singular = SingularConfig(architecture.attention, canonical_signs=True, output_hidden=128 if small else 1024)
     swin = _small_swin(architecture, sizes.height) if small else SwinConfig()
     residual = ResidualConfig(architecture.side_by_side, architecture.image_channels, swin)
-    queries, rank = choose_sizes(architecture, sizes)
     config = NPNetConfig(
         *sizes,
         singular=singular if architecture.singular else None,
@@ -42,13 +45,16 @@ def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
     return NPNet(config)
 
 
-def choose_sizes(architecture: Architecture, sizes: Sizes) -> tuple[int, int]:
-    """The text branch's queries and the layout branch's rank: as asked for, or what keeps the network small."""
+def resolve_architecture(architecture: Architecture, sizes: Sizes) -> Architecture:
+    """The architecture with numbers for what was left open, chosen so that the network stays small."""
     queries = QUERIES if sizes.num_tokens > LINEAR_TOKENS else 0
     tokens, noise = sizes.num_tokens * sizes.embedding_dim, sizes.channels * sizes.height * sizes.width
     rank = 0 if tokens > LAYOUT_TOKENS or noise > LAYOUT_NOISE else RANK
-    asked = architecture.text_queries, architecture.layout_rank
-    return asked[0] if asked[0] is not None else queries, asked[1] if asked[1] is not None else rank
+    return replace(
+        architecture,
+        text_queries=queries if architecture.text_queries is None else architecture.text_queries,
+        layout_rank=rank if architecture.layout_rank is None else architecture.layout_rank,
+    )
 
 
 def _small_swin(architecture: Architecture, image_size: int) -> SwinConfig:

@@ -5,6 +5,7 @@ from typing import Any
 from ..errors import InvalidInput
 from .base import Embeddings, Family
 from .flux import Flux
+from .flux2 import Flux2Klein
 from .hunyuan import HunyuanDiT
 from .pixart import PixArtSigma
 from .qwen_image import QwenImage
@@ -24,6 +25,7 @@ FAMILIES: dict[str, Family] = {
         PixArtSigma(),
         StableDiffusion3(),
         Flux(),
+        Flux2Klein(),
         ZImage(),
         QwenImage(),
         Sana(),

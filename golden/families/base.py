@@ -89,7 +89,7 @@ class Family:
 
         Raises: InvalidInput for a size that is not a multiple of the model's smallest step in pixels.
         """
-        scale = pipeline.vae_scale_factor
+        scale = self.cell_size(pipeline)
         step = scale * self.patch_size(pipeline)
         for name, pixels in (("height", height), ("width", width)):
             if pixels is not None and (pixels < step or pixels % step):
@@ -100,6 +100,10 @@ class Family:
             (height // scale if height else size),
             (width // scale if width else size),
         )
+
+    def cell_size(self, pipeline: Any) -> int:
+        """The side of one cell of latents in pixels of the image."""
+        return int(pipeline.vae_scale_factor)
 
     def patch_size(self, pipeline: Any) -> int:
         """The side of the squares of latents that are one token of the network, 1 for a UNet."""
@@ -120,6 +124,10 @@ class Family:
     def unpack(self, pipeline: Any, packed: "Tensor", height: int, width: int) -> "Tensor":
         """The inverse, for latents of height x width."""
         return packed
+
+    def read_output(self, pipeline: Any, output: "Tensor", height: int, width: int) -> "Tensor":
+        """Finished latents (B, C, h, w) from what the pipeline returns with `output_type="latent"`."""
+        return self.unpack(pipeline, output, height, width)
 
     def find_cut(self, pipeline: Any, prompt: str) -> str:
         """The end of a prompt that lies beyond the tokens that model and NPNet read, "" if there is none."""

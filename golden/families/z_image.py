@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..samplers import SIGMA_SAMPLERS
 from .base import Embeddings, Family
+from .chat import find_chat_cut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,15 +61,7 @@ class ZImage(Family):
         return _NATIVE_PIXELS // int(pipeline.vae_scale_factor)
 
     def find_cut(self, pipeline: Any, prompt: str) -> str:
-        """A chat template stands around the prompt: its beginning takes tokens, its end is cut first."""
-        tokenizer = pipeline.tokenizer
-        mark = "\n\n"
-        template = tokenizer.apply_chat_template(
-            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        before = tokenizer(template.split(mark)[0], add_special_tokens=False).input_ids
-        tokens = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-        return tokenizer.decode(tokens[self.num_tokens - len(before) :]).strip()
+        return find_chat_cut(pipeline.tokenizer, prompt, self.num_tokens, enable_thinking=True)
 
     def num_read(self, pipeline: Any) -> int:
         return self.num_tokens
