@@ -60,7 +60,7 @@ class Run:
 
     @property
     def spec(self) -> ModelSpec:
-        return self.renderer.model.spec
+        return with_npnet(self.renderer.model.spec, self.settings)
 
     @property
     def variants(self) -> list[Variant]:
@@ -85,7 +85,7 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
 
     Raises: GoldenError in one sentence for whatever is unknown, missing or unfit.
     """
-    spec, suite = find_model(settings.model), find_suite(settings.suite)
+    spec, suite = with_npnet(find_model(settings.model), settings), find_suite(settings.suite)
     spec = replace(spec, checker=settings.checker or spec.checker)
     find_checker(spec.checker)
     seeds = list_seeds(settings, suite)
@@ -126,6 +126,11 @@ def try_checker(name: str, prompts: PromptSet) -> None:
     checker = find_checker(name)
     for prompt in {prompt.category: prompt.text for prompt in prompts.prompts}.values():
         checker.check(prompt, Image.new("RGB", (128, 128), (128, 128, 128)))  # type: ignore[union-attr]
+
+
+def with_npnet(spec: ModelSpec, settings: BenchmarkSettings) -> ModelSpec:
+    """The model with the NPNet of the run, which may be that of another model, in the place of its own."""
+    return replace(spec, npnet=settings.npnet) if settings.npnet else spec
 
 
 def list_seeds(settings: BenchmarkSettings, suite: Suite) -> list[int]:

@@ -7,7 +7,7 @@ from eval.networks import NetworkRecipe
 from eval.rendering import Variant
 from golden.errors import InvalidInput
 from golden.judges import ALL_JUDGES
-from golden.models import ModelSpec
+from golden.models import MODELS, SHAPES_FLOW, ModelSpec
 from train.settings import Architecture, TrainingSettings
 
 DPO_UNET = "mhdang/dpo-sdxl-text2image-v1/unet/diffusion_pytorch_model.safetensors"
@@ -15,7 +15,7 @@ DPO_UNET = "mhdang/dpo-sdxl-text2image-v1/unet/diffusion_pytorch_model.safetenso
 SECONDS_PER_STEP = 0.009
 PAPER_SAMPLERS = ("ddim", "dpm", "ddpm", "euler_a", "pndm", "kdpm2_a", "heun")
 AS_PUBLISHED = Architecture(layout_rank=0)  # without our own branch, which would make up for an ablated one
-NUM_PASSES = {"kdpm2_a": 2, "heun": 2}  # through the network in a step, if it is not one
+NUM_PASSES = {"kdpm2_a": 2, "heun": 2, "flow_heun": 2}  # through the network in a step, if it is not one
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,11 @@ def trained(describe: Callable[[ModelSpec, SuiteSettings], Mapping[str, NetworkR
     return make
 
 
+def dpm_of(spec: ModelSpec) -> str:
+    """DPM-Solver under the name that the model's family has for it, or else the model's own sampler."""
+    return next((name for name in ("dpm", "flow_dpm") if name in spec.family.samplers), spec.sampling.sampler)
+
+
 # --- suites with plans of their own -----------------------------------------------------------------------------------
 
 
@@ -135,11 +140,17 @@ def strengths(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     return SuitePlan([standard, *(replace(standard, name=f"npnet x {v:g}", arm="npnet", strength=v) for v in values)])
 
 
+def with_samplers(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """Standard and NPNet with each of the paper's samplers; flows have others, and all of theirs."""
+    known = [name for name in PAPER_SAMPLERS if name in spec.family.samplers]
+    return sweep("sampler", known or spec.family.samplers)(spec, settings)
+
+
 def few_steps(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     """A distilled model under its own settings. The shapes world has none: few steps of its undistilled model."""
     if not uses_shapes_checker(spec):
         return arms_of("standard", "npnet")(spec, settings)
-    standard = replace(standard_of(spec, settings), sampler="dpm")
+    standard = replace(standard_of(spec, settings), sampler=dpm_of(spec))
     pairs = [pair_under(standard, f"{steps} steps", num_inference_steps=steps) for steps in (4, 8)]
     left_out = "The shapes world has no distilled model: its own, with 4 and 8 steps of DPM-Solver, takes its place."
     return SuitePlan([variant for pair in pairs for variant in pair], left_out=left_out)
@@ -164,14 +175,21 @@ def other_methods(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
 
 
 def transfer(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
-    """SDXL's NPNet on another model. The shapes world has one model: its NPNet under a turbo model's settings."""
+    """SDXL's NPNet on another model. In the shapes world that of the first model on the flow model, as it is.
+
+    The first model itself gets a turbo model's settings.
+    """
     standard = standard_of(spec, settings)
+    if spec.name == SHAPES_FLOW.name:
+        name = "npnet of shapes"
+        networks = {name: NetworkRecipe(file=MODELS["shapes"].npnet or "")}
+        return SuitePlan([standard, replace(standard, name=name, arm="npnet", npnet=name)], networks)
     if not uses_shapes_checker(spec):
         own = [standard, replace(standard, name="npnet", arm="npnet")]
         sdxl = NetworkRecipe(file="sdxl")
         return SuitePlan([*own, replace(own[1], name="sdxl's npnet", npnet="sdxl's npnet")], {"sdxl's npnet": sdxl})
-    turbo = {"num_inference_steps": 4, "guidance_scale": 3.5, "sampler": "dpm"}
-    left_out = "The shapes world has one model: its NPNet under DreamShaper's settings takes that place."
+    turbo = {"num_inference_steps": 4, "guidance_scale": 3.5, "sampler": dpm_of(spec)}
+    left_out = "The shapes world has no turbo model: its NPNet under DreamShaper's settings takes that place."
     return SuitePlan([*pair_under(standard, "own"), *pair_under(standard, "turbo", **turbo)], left_out=left_out)
 
 
@@ -264,7 +282,6 @@ RANGES = (0, 1024, 2048, 3072)
 
 at_steps = sweep("num_inference_steps", (5, 10, 20, 30, 50), "steps")
 at_guidance = sweep("guidance_scale", (1.5, 3.5, 5.5, 7.5))
-with_samplers = sweep("sampler", PAPER_SAMPLERS)
 noises = arms_of(*TARGETS, "random")
 
 SUITES: dict[str, Suite] = {

@@ -17,6 +17,7 @@ from torch import Tensor, cat
 from .arms import Conditions, make_noises
 from .checkers import Verdict
 from .errors import Cancelled, InvalidInput
+from .families import find_family
 from .model import Model
 from .noise import source_noise
 from .pipelines import (
@@ -45,7 +46,7 @@ def find_shape(request: CompareRequest, pipeline: Any) -> tuple[int, int, int]:
     shape = latent_shape(pipeline, request.height, request.width)
     for name, side, own in zip(("height", "width"), shape[1:], latent_shape(pipeline)[1:], strict=True):
         if side > MAX_ENLARGED * own:
-            most, got = (cells * pipeline.vae_scale_factor for cells in (MAX_ENLARGED * own, side))
+            most, got = (cells * find_family(pipeline).cell_size(pipeline) for cells in (MAX_ENLARGED * own, side))
             raise InvalidInput(f"The {name} must be at most {most} pixels, twice the native size, got {got}.")
     return shape
 

@@ -121,6 +121,18 @@ class ModelSpec:
 
 _SDXL, _SDXL_REVISION = "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"
 
+SHAPES_FLOW = ModelSpec(
+    "shapes-flow",
+    str(ASSETS / "shapes-flow" / "model"),
+    "Shapes, flow matching (embedded)",
+    pipeline="StableDiffusion3Pipeline",
+    variant=None,
+    sampling=Sampling("flow_euler", 20, 4.0),
+    redenoise=Redenoise(guidance_scale=4.0),
+    checker="shapes",
+)
+"""What train/shapes/train_flow.py trains; one of MODELS once its weights are embedded."""
+
 # Source: the paper's section 5.1 and Table 10 for steps, guidance and samplers; for few-step models the published
 # code's README (4 steps of Lightning, 4 of LCM, 8 of PCM, with SDXL's NPNet) and the model cards. A guidance scale of 1
 # is what the cards of Lightning and Turbo write as 0: no guidance.
@@ -226,6 +238,81 @@ MODELS: dict[str, ModelSpec] = {
             # 16 GB of transformer and 11 of text encoders: memory "low" on cards of less than 32 GB.
             sampling=Sampling("flow_euler", 28, 3.5),
             redenoise=Redenoise(guidance_scale=3.5),
+        ),
+        ModelSpec(
+            "flux-dev",
+            "black-forest-labs/FLUX.1-dev",
+            "FLUX.1-dev",
+            pipeline="FluxPipeline",
+            variant=None,
+            # 24 GB of transformer and 10 of T5. The card's guidance of 3.5 is an input of the network and stays; this
+            # one is on top of it, costs a second pass, and is mild, since the network was distilled to do without.
+            sampling=Sampling("flow_euler", 50, 2.0),
+            redenoise=Redenoise(guidance_scale=2.0),
+        ),
+        ModelSpec(
+            "flux-schnell",
+            "black-forest-labs/FLUX.1-schnell",
+            "FLUX.1-schnell, 4 steps",
+            pipeline="FluxPipeline",
+            variant=None,
+            sampling=Sampling("flow_euler", 4, 1.0),  # as large as FLUX.1-dev, and without guidance
+        ),
+        ModelSpec(
+            "flux2-klein-base",
+            "black-forest-labs/FLUX.2-klein-base-4B",
+            "FLUX.2 [klein] base 4B",
+            pipeline="Flux2KleinPipeline",
+            variant=None,
+            # 8 GB of transformer and 8 of text encoder.
+            sampling=Sampling("flow_euler", 50, 4.0),
+            redenoise=Redenoise(guidance_scale=4.0),
+        ),
+        ModelSpec(
+            "flux2-klein",
+            "black-forest-labs/FLUX.2-klein-4B",
+            "FLUX.2 [klein] 4B, 4 steps",
+            pipeline="Flux2KleinPipeline",
+            variant=None,
+            sampling=Sampling("flow_euler", 4, 1.0),  # as large as its base, and without guidance
+        ),
+        ModelSpec(
+            "z-image",
+            "Tongyi-MAI/Z-Image",
+            "Z-Image",
+            pipeline="ZImagePipeline",
+            variant=None,
+            # 12 GB of transformer and 8 of text encoder. The card's guidance of 4 is 5 as it is counted here.
+            sampling=Sampling("flow_euler", 50, 5.0),
+            redenoise=Redenoise(guidance_scale=5.0),
+        ),
+        ModelSpec(
+            "z-image-turbo",
+            "Tongyi-MAI/Z-Image-Turbo",
+            "Z-Image-Turbo, 9 steps",
+            pipeline="ZImagePipeline",
+            variant=None,
+            sampling=Sampling("flow_euler", 9, 1.0),  # as large as Z-Image, and without guidance
+        ),
+        ModelSpec(
+            "qwen-image",
+            "Qwen/Qwen-Image",
+            "Qwen-Image",
+            pipeline="QwenImagePipeline",
+            variant=None,
+            # 41 GB of transformer and 17 of text encoder: memory "low" on cards of less than 64 GB.
+            sampling=Sampling("flow_euler", 50, 4.0),
+            redenoise=Redenoise(guidance_scale=4.0),
+        ),
+        ModelSpec(
+            "sana",
+            "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
+            "SANA 1.6B",
+            pipeline="SanaPipeline",
+            variant="bf16",
+            # 3 GB of transformer, 5 of text encoder and 1 of autoencoder.
+            sampling=Sampling("flow_dpm", 20, 4.5),
+            redenoise=Redenoise(guidance_scale=4.5),
         ),
         ModelSpec(
             "sd15",

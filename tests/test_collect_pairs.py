@@ -87,7 +87,7 @@ def test_a_model_without_a_checker_needs_prompts(tmp_path, tiny_sdxl_folder):
         resolve_settings(replace(settings, judges=()))
 
 
-@pytest.mark.parametrize("name", ["sdxl-turbo", "sdxl-lightning"])
+@pytest.mark.parametrize("name", ["sdxl-turbo", "sdxl-lightning", "flux-schnell", "flux2-klein", "z-image-turbo"])
 def test_a_model_without_guidance_has_no_redenoise_pairs(name):
     with pytest.raises(
         InvalidInput, match="--objective reward, or choose among noises with the arms select_4"

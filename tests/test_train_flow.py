@@ -1,4 +1,4 @@
-"""The embedded flow model: its training, the padding that costs one token, the folder that stock diffusers loads."""
+"""The embedded flow model: its training, the padding that costs one token, and its folder."""
 
 import json
 
@@ -88,11 +88,10 @@ def test_states_are_those_of_the_pipelines_own_call(small):
     assert states.shape[1] - num_tokens == train_flow.MAX_PADDING
 
 
-def test_the_loss_falls(small):
+def test_the_loss_falls(small, monkeypatch):
+    monkeypatch.setattr(train_flow, "count_right", lambda *arguments, **options: {})
     train_flow.make_states()
-    train_flow.train_flow(
-        DenoiserOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05, evaluate_every=0)
-    )
+    train_flow.train_flow(DenoiserOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05))
     data = denoisers.load_cache("flow_states.pt", "--states")
     torch.manual_seed(3)
     untrained = SD3Transformer2DModel(**train_flow.CONFIG)

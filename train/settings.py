@@ -110,12 +110,15 @@ class Architecture:
     residual: bool = flag(True, "the Swin branch")
     text: bool = flag(True, "the branch on prompt embeddings")
     text_map_size: int = flag(8, "side of the text branch's map; 1 as published")
-    text_queries: int = flag(
-        0, "queries that pool the prompt's tokens, for text encoders as wide as T5; 0 as published"
+    text_queries: int | None = flag(
+        None, "queries that pool the prompt's tokens; 0 as published. Without it 0, and 8 for prompts of over 77 tokens"
     )
     side_by_side: bool = flag(True, "Swin sees noise and text as separate channels; their sum as published")
     image_channels: int = flag(16, "channels of Swin's input; 3 as published")
-    layout_rank: int = flag(256, "rank of the layout branch; 0 (no such branch) as published")
+    layout_rank: int | None = flag(
+        None,
+        "rank of the layout branch; 0 (no such branch) as published. Without it 256, and 0 where it would be large",
+    )
     swin_width: int = flag(48, "small Swin (latents below 64): width, a multiple of 16")
     swin_depth: int = flag(2, "small Swin: number of layers")
     drop_path_rate: float = flag(0.1, "small Swin: share of paths dropped in training")

@@ -209,7 +209,7 @@ def train_flow(options: DenoiserOptions) -> SD3Transformer2DModel:
 
     data = load_cache("flow_states.pt", "--states")
     compute_loss = make_loss(predict, data, options.seed, options.batch_size)
-    averaged = train("flow", transformer, compute_loss, options.plan(), evaluate)
+    averaged: Any = train("flow", transformer, compute_loss, options.plan(), evaluate)
     averaged.set_attn_processor(dict(own_processors))
     return averaged
 
