@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 from ..errors import GoldenError, InvalidInput
 from ..hub import HubFile
 from .inputs import Inputs, Pixels, Tokenizer, Tokens, load_tokenizer, preprocess_pixels
+from .sharing import SharedJudge
 
 Config = Mapping[str, Any]
 Tensors = dict[str, Tensor]
@@ -24,7 +25,7 @@ MAX_CACHED_PROMPTS = 256
 MAX_BATCH = 32
 
 
-class Judge(nn.Module):
+class Judge(SharedJudge, nn.Module):
     """A model that says how good images are. Built from a config, so that one class holds published and small weights.
 
     A judge has three parts, each differentiable, and `score` runs them:
@@ -64,6 +65,7 @@ class Judge(nn.Module):
         super().__init__()
         self.config = copy.deepcopy(dict(config))
         self.provenance: dict[str, Any] = {"judge": self.name, "weights": "random"}
+        self.metadata: dict[str, str] = {}  # what the weight file says about itself, its config aside
         self._prompt_features: dict[str, tuple[Tensor, ...]] = {}
 
     # What a judge defines -------------------------------------------------------------------------------------------
