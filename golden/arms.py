@@ -22,6 +22,7 @@ from .npnet import NPNet
 from .pipelines import encode_prompts, repeat_embeddings
 from .reward import Reward, ascend
 from .sizes import predict_golden
+from .verifier import missing_verifier
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ Arm = Callable[[Tensor, Conditions], Tensor]
 def standard(source: Noise, conditions: Conditions) -> Noise:
     """The source noise itself."""
     return source
+
+
+def at_best_norm(source: Noise, conditions: Conditions) -> Noise:
+    """Baseline: the source noise times the model's own best norm, which takes no network and knows no prompt."""
+    return conditions.model.spec.best_norm * source
 
 
 def npnet(source: Noise, conditions: Conditions) -> Noise:
@@ -132,7 +138,7 @@ def select(source: Noise, conditions: Conditions, num_noises: int) -> Noise:
     """
     model, verifier = conditions.model, conditions.model.verifier
     if verifier is None:
-        raise MissingWeights(f"There is no verifier for {model.spec.name!r}: train one (train/train_verifier.py).")
+        raise missing_verifier(model.spec.name)
     best, best_logit = source, torch.full((len(source),), -torch.inf)
     for index in range(num_noises):
         seeds = [(seed + index * _SELECTED_APART) % 2**32 for seed in conditions.seeds]
@@ -151,6 +157,7 @@ ARMS: dict[str, Arm] = {
     "npnet": npnet,
     "inversion": inversion,
     "repaint": repainted,
+    "best_norm": at_best_norm,
     "random": equal_norm_random,
     "norm": at_npnet_norm,
     "mismatched": mismatched,
@@ -160,6 +167,16 @@ ARMS: dict[str, Arm] = {
     "select_16": partial(select, num_noises=16),
     "select_64": partial(select, num_noises=64),
 }
+
+NEEDS = dict.fromkeys(("npnet", "random", "norm", "mismatched", "unit_std"), "npnet")
+NEEDS |= dict.fromkeys(("ascent", "select_4", "select_16", "select_64"), "verifier")
+"""Which weights, beside the model itself, an arm asks for."""
+
+
+def usable_arms(*, has_npnet: bool, has_verifier: bool) -> tuple[str, ...]:
+    """The names of the arms that a model with these weights can do."""
+    there = {None: True, "npnet": has_npnet, "verifier": has_verifier}
+    return tuple(arm for arm in ARMS if there[NEEDS.get(arm)])
 
 
 def find_arm(name: str) -> Arm:

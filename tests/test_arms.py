@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golden.arms import _UNRELATED, Conditions, find_arm, make_noises, mix
+from golden.arms import _UNRELATED, ARMS, NEEDS, Conditions, find_arm, make_noises, mix, usable_arms
 from golden.checkers import find_checker
 from golden.errors import InvalidInput, MissingWeights
 from golden.noise import noise_health, source_noise
@@ -73,6 +73,20 @@ def test_a_model_without_verifier_says_so(name, source, conditions):
     bare = replace(conditions, model=replace(conditions.model, verifier=None))
     with pytest.raises(MissingWeights, match="There is no verifier"):
         find_arm(name)(source, bare)
+
+
+def test_arms_are_usable_where_their_weights_are():
+    assert usable_arms(has_npnet=True, has_verifier=True) == tuple(ARMS)
+    without = usable_arms(has_npnet=True, has_verifier=False)
+    assert {"ascent", "select_4", "select_16", "select_64"} == set(ARMS) - set(without)
+    bare = usable_arms(has_npnet=False, has_verifier=False)
+    assert bare == ("standard", "inversion", "repaint", "best_norm")
+    assert set(NEEDS) <= set(ARMS)
+
+
+def test_the_best_norm_is_the_models_own(source, conditions):
+    scaled = replace(conditions, model=replace(conditions.model, spec=replace(conditions.model.spec, best_norm=0.7)))
+    assert torch.equal(find_arm("best_norm")(source, scaled), 0.7 * source)
 
 
 def test_random_goes_as_far_as_npnet_and_elsewhere(source, conditions):

@@ -18,10 +18,16 @@ class CollectionSettings:
 
     model: str = flag("shapes", "a registered model, a diffusers folder or a hub id")
     npnet: str | None = flag(None, "NPNet weights for npnet targets (default: the model's own)")
+    verifier: str | None = flag(None, "verifier weights for ascent targets: a file (default: the model's own)")
     seed: int = flag(0, "decides prompts and source noises")
     shard_size: int = flag(64, "source noises per batch and per shard")
     num_inference_steps: int = flag(20, "sampling steps of the images that are judged")
-    targets: tuple[str, ...] = flag((), "how target noise is made, as described above (default: the model's own way)")
+    targets: tuple[str, ...] = flag(
+        (),
+        "how target noise is made: source, npnet[*STRENGTH], ascent[NUMBER OF STEPS] or STEPSxDOWN[@GUIDANCE], each with "
+        "or without a :NORM (default: the model's own way)",
+        metavar="TARGET",
+    )
     redenoise_guidance_scale: float | None = flag(None, "guidance of the steps down (default: the model's own)")
     inversion_guidance_scale: float = flag(1.0, "guidance of the inversion steps back")
     redenoise_solver: str | None = flag(None, "ddim or dpm (default: the model's own)")
