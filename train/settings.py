@@ -24,8 +24,8 @@ class CollectionSettings:
     num_inference_steps: int = flag(20, "sampling steps of the images that are judged")
     targets: tuple[str, ...] = flag(
         (),
-        "how target noise is made: source, npnet[*STRENGTH], ascent[NUMBER OF STEPS] or STEPSxDOWN[@GUIDANCE], each with "
-        "or without a :NORM (default: the model's own way)",
+        "how target noise is made: source, npnet[*STRENGTH], ascent[STEPS] or STEPSxDOWN[@GUIDANCE], each with or "
+        "without a :NORM (default: the model's own way)",
         metavar="TARGET",
     )
     redenoise_guidance_scale: float | None = flag(None, "guidance of the steps down (default: the model's own)")

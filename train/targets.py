@@ -31,8 +31,8 @@ def parse_target(name: str) -> re.Match[str]:
     parts = _TARGET.fullmatch(name)
     if not parts:
         raise InvalidInput(
-            "A target is 'source', 'npnet', 'npnet*STRENGTH', 'ascent', 'ascent' and a number of steps such as ascent12, "
-            "or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, optionally followed by :NORM such as :0.7, "
+            "A target is 'source', 'npnet', 'npnet*STRENGTH', 'ascent', 'ascent' with a number of steps such as "
+            "ascent12, or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, optionally followed by :NORM such as :0.7, "
             f"got {name[:40]!r}."
         )
     return parts
