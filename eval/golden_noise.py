@@ -18,7 +18,7 @@ from eval.result_tables import DIVERSITY_NAMES
 from eval.results import Block, Results, Section
 from eval.selection import best_of, cluster_scores, scores_of
 from eval.summary import FAULT, RIGHT, clusters_of, drop_ends, estimate, find_faults, pair_rows
-from eval.tables import Table, format_difference, format_interval, format_p, format_value, name_metric
+from eval.tables import Table, begin, format_difference, format_interval, format_p, format_value, name_metric
 from golden.models import Sampling
 from golden.statistics import Interval, bootstrap_means, cluster_sign_test, holm
 
@@ -202,7 +202,7 @@ def overview(noises: Sequence[NoiseFigures], samplings: Sequence[Sampling], metr
         f"Standard's own mean, and differences from it with 95 % intervals. In bold: p < {SIGNIFICANT} by the exact "
         "sign test over prompts, corrected by Holm's method for all rows and columns."
     )
-    title = f"{name_metric(metric).capitalize()}, difference from standard"
+    title = f"{begin(name_metric(metric))}, difference from standard"
     return Table(title, ["noise", *map(name_sampling, samplings)], body, note, bold)
 
 

@@ -12,8 +12,7 @@ from eval.plots import Plot, save_plot
 from eval.results import Gallery, Results, Section
 from eval.runs import explain_write_errors
 from eval.sections import first_section, make_sections
-from eval.suites import Suite
-from eval.tables import Table, format_latex, format_markdown, format_text
+from eval.tables import Table, begin, format_latex, format_markdown, format_text
 from golden.files import write_bytes
 
 NUM_IN_TERMINAL = 3  # sections
@@ -28,7 +27,9 @@ def write_report(results: Results, folder: Path) -> str:
     Raises: GoldenError in one sentence if the folder cannot be written.
     """
     sections = make_sections(results)
-    _write(folder, _title(results.suite), f"{results.suite.source} · {results.model} · {results.prompts}", sections)
+    _write(
+        folder, begin(results.suite.title), f"{results.suite.source} · {results.model} · {results.prompts}", sections
+    )
     if results.suite.at_samplings:
         with explain_write_errors(folder):
             write_bytes(folder / COMPARISONS, tabulate(results).to_csv(index=False).encode())
@@ -43,15 +44,11 @@ def write_joint_report(finished: Sequence[Results], folder: Path) -> None:
     suite, model = finished[0].suite, finished[0].model
     sections = [replace(first_section(each), title=f"On {each.prompts}") for each in finished]
     sets = ", ".join(results.prompts for results in finished)
-    _write(folder, _title(suite), f"{suite.source} · {model} · {sets}", sections)
+    _write(folder, begin(suite.title), f"{suite.source} · {model} · {sets}", sections)
     if suite.at_samplings:
         with explain_write_errors(folder):
             tables = pd.concat([tabulate(results) for results in finished])
             write_bytes(folder / COMPARISONS, tables.to_csv(index=False).encode())
-
-
-def _title(suite: Suite) -> str:
-    return f"{suite.title[:1].upper()}{suite.title[1:]}"
 
 
 def _write(folder: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:

@@ -105,17 +105,16 @@ def category_means_table(rows: pd.DataFrame, metric: str) -> Table:
 def category_effects_table(effects: Sequence[Effect]) -> Table:
     """Differences with intervals of one metric: a row per category, a column per variant."""
     names = list(dict.fromkeys(effect.variant for effect in effects))
-    rows: dict[str, list[str]] = {}
-    for effect in effects:
-        rows.setdefault(effect.category, [effect.category, str(effect.num_prompts)])
-    bold = set()
-    for name in names:
-        for i, effect in enumerate(effect for effect in effects if effect.variant == name):
-            rows[effect.category].append(format_difference(effect.metric, effect.difference))
-            if effect.difference.excludes_zero:
-                bold.add((i, 2 + names.index(name)))
+    groups = list(dict.fromkeys(effect.category for effect in effects))
+    cells = {(effect.category, effect.variant): effect for effect in effects}
+    body, bold = [], set()
+    for i, group in enumerate(groups):
+        own = [cells.get((group, name)) for name in names]  # None of an arm that is limited to other prompts
+        body.append([group, str(max(effect.num_prompts for effect in own if effect))])
+        body[-1] += [format_difference(effect.metric, effect.difference) if effect else "" for effect in own]
+        bold |= {(i, j) for j, effect in enumerate(own, start=2) if effect and effect.difference.excludes_zero}
     title = f"Differences in {name_metric(effects[0].metric)} by category"
-    return Table(title, ["category", "prompts", *names], [*rows.values()], bold=frozenset(bold))
+    return Table(title, ["category", "prompts", *names], body, bold=frozenset(bold))
 
 
 def matrix_table(

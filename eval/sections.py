@@ -30,7 +30,7 @@ from eval.summary import (
     mean_of,
     pair_rows,
 )
-from eval.tables import Table, find_units, format_difference, format_interval, format_value, name_metric
+from eval.tables import Table, begin, find_units, format_difference, format_interval, format_value, name_metric
 from golden.statistics import Interval
 
 NUM_SHOWN = 6  # prompts in a gallery
@@ -71,7 +71,7 @@ def say_result(results: Results) -> str:
     if effect is None:
         return ""
     return (
-        f"{name_metric(metric).capitalize()}: {format_value(metric, effect.mean)} of {effect.variant} against "
+        f"{begin(name_metric(metric))}: {format_value(metric, effect.mean)} of {effect.variant} against "
         f"{format_value(metric, effect.baseline_mean)} of {effect.baseline}, a difference of "
         f"{format_difference(metric, effect.difference)} over {effect.num_prompts} prompts. "
         f"{say_whether_settled(effect, clusters_of(results.rows).nunique())}"
@@ -161,7 +161,7 @@ def say_best_norm(results: Results) -> str:
     metric = results.metrics[0]
     best = max(results.variants, key=lambda variant: mean_of(results.rows, variant.name, metric).value)
     return (
-        f"{name_metric(metric).capitalize()}: highest at {best.best_norm or 1:g} times the source noise. Make that the "
+        f"{begin(name_metric(metric))}: highest at {best.best_norm or 1:g} times the source noise. Make that the "
         "model's best_norm in golden/models.py, or use --best-norm for one run; choose it on other prompts than those "
         "that it is tested on."
     )
