@@ -74,6 +74,7 @@ SLOW_FILES = {
     "test_collect_pairs.py",
     "test_compare.py",
     "test_drills.py",
+    "test_golden_noise.py",
     "test_judge_images.py",
     "test_judges.py",
     "test_killed.py",

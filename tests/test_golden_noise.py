@@ -207,7 +207,6 @@ def verified(tiny_embedded_model, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "shapes", replace(MODELS["shapes"], reward=RewardSettings(num_steps=1), **changed))
 
 
-@pytest.mark.slow
 def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet_file, tmp_path):
     settings = BenchmarkSettings(
         suite="golden-noise",
@@ -241,7 +240,6 @@ def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet
     assert (tmp_path / "run" / "rows.parquet").read_bytes() == before
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_embedded_model")
 def test_one_command_measures_two_prompt_sets(tmp_path):
     arguments = ["--suite", "golden-noise", "--prompt-set", "shapes-553", "shapes-553-v2", "--limit", "2"]
@@ -253,7 +251,6 @@ def test_one_command_measures_two_prompt_sets(tmp_path):
     assert set(pd.read_csv(tmp_path / "comparisons.csv")["prompts"]) == {"shapes-553", "shapes-553-v2"}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_embedded_model")
 def test_the_suite_of_norms_scales_the_source_noise(tmp_path):
     settings = BenchmarkSettings(suite="norms", limit=2, num_seeds=1, num_inference_steps=1, judges=())
