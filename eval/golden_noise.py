@@ -238,7 +238,8 @@ def price_table(noises: Sequence[NoiseFigures], metric: str) -> Table:
     bold = frozenset((i, 3) for i, noise in enumerate(noises) if noise.p_holm < SIGNIFICANT)
     note = (
         "Seconds per image with its noise, on this machine; best of N takes N images and the time of whoever chooses. "
-        "Atoms: the share of what is asked for that an image shows."
+        "Atoms: the share of what is asked for that an image shows. A noise on fewer prompts is compared with standard "
+        "on those alone."
     )
     title = f"{name_sampling(noises[0].sampling)}: gain, diversity and price"
     return Table(title, [*header, "seconds"], body, note, bold)
@@ -295,8 +296,8 @@ def tabulate(results: Results) -> pd.DataFrame:
     """
     rows: list[dict] = []
     for noise in results.noises:
-        keys = {"prompts": results.prompts, "sampling": name_sampling(noise.sampling), "noise": noise.label}
-        keys |= {"num_prompts": noise.num_prompts}
+        keys: dict = {"prompts": results.prompts, "sampling": name_sampling(noise.sampling), "noise": noise.label}
+        keys["num_prompts"] = noise.num_prompts
         for name, mean in noise.means.items():
             metric = {"metric": "atoms" if name == ATOMS else name, "mean": mean}
             rows.append(

@@ -314,8 +314,10 @@ CONTROLS = ("standard", "npnet", "random", "norm", "mismatched", "unit_std", "in
 PAIR = ("standard", "npnet")
 TARGETS = ("standard", "inversion", "npnet")
 NORMS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
-GOLDEN_NOISE = ("standard", "best_norm", "inversion", "random", "mismatched", "norm", "npnet")
-GOLDEN_NOISE += ("ascent", "select_4", "select_16", "select_64")
+GOLDEN_NOISE = (
+    *("standard", "best_norm", "inversion", "random", "mismatched", "norm", "npnet"),
+    *("ascent", "select_4", "select_16", "select_64"),
+)
 SAMPLINGS = (("dpm", 4), ("dpm", 8), ("ddim", 20), ("ddim", 50))
 RANGES = (0, 1024, 2048, 3072)
 

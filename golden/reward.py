@@ -94,6 +94,7 @@ def clip_rows(gradient: Noise, limit: float | Tensor) -> Noise:
     return torch.nan_to_num(gradient * scale.view(-1, 1, 1, 1), nan=0.0, posinf=0.0, neginf=0.0)
 
 
+NUM_ITERATIONS = 6  # of ascent, after which the verifier is more pleased than the checker
 ASCENDED_AT_ONCE = 16
 """Rows whose activations, for the gradient through several steps, are in memory at a time."""
 
@@ -104,7 +105,7 @@ def ascend(
     embeddings: Embeddings,
     prompts: Sequence[str] = (),
     *,
-    num_iterations: int = 6,
+    num_iterations: int = NUM_ITERATIONS,
     step_size: float = 0.03,
     momentum: float = 0.7,
 ) -> Noise:
@@ -113,12 +114,11 @@ def ascend(
     Each iteration moves a row by `step_size` (rms per value) along its own gradient, whatever the gradient's norm.
     Differs from ReNO: steps are normalised row by row in the place of clipping, and the norm is kept exactly.
     """
-    options = {"num_iterations": num_iterations, "step_size": step_size, "momentum": momentum}
     parts = []
     for first in range(0, len(source), ASCENDED_AT_ONCE):
         rows = slice(first, first + ASCENDED_AT_ONCE)
         own = {name: value[rows] for name, value in embeddings.items()}
-        parts.append(_ascend(reward, source[rows], own, prompts[rows], **options))
+        parts.append(_ascend(reward, source[rows], own, prompts[rows], num_iterations, step_size, momentum))
     return torch.cat(parts)
 
 

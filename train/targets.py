@@ -11,7 +11,7 @@ from golden.model import Model
 from golden.models import ModelSpec, Redenoise
 from golden.noise import redenoise
 from golden.pipelines import Embeddings
-from golden.reward import Reward, ascend
+from golden.reward import NUM_ITERATIONS, Reward, ascend
 from golden.verifier import missing_verifier
 from train.settings import CollectionSettings
 
@@ -83,8 +83,8 @@ def make_target(
         golden = ARMS["npnet"](norm * source, Conditions(model, model.npnet, embeddings, []))
         return mix(norm * source, golden, float(parts["strength"] or 1))
     if needs_verifier(name):
-        options = {"num_iterations": int(parts["iterations"])} if parts["iterations"] else {}
-        return ascend(Reward(model, model.spec.reward), norm * source, embeddings, **options).cpu()
+        reward, num_iterations = Reward(model, model.spec.reward), int(parts["iterations"] or NUM_ITERATIONS)
+        return ascend(reward, norm * source, embeddings, num_iterations=num_iterations).cpu()
     own = model.spec.redenoise
     target = Redenoise(
         guidance_scale=float(parts["guidance"] or settings.redenoise_guidance_scale or own.guidance_scale),
