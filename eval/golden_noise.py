@@ -286,7 +286,7 @@ def kinds_of_fault_table(noises: Sequence[NoiseFigures]) -> Table:
         for noise in noises
     ]
     title = f"{name_sampling(noises[0].sampling)}: wrong images by kind of fault (%)"
-    return Table(title, ["noise", *faults, "all"], body, "Percent of all images, each under its main fault.")
+    return Table(title, ["noise", *faults, "all"], body, "Percent of a noise's images, each under its main fault.")
 
 
 def tabulate(results: Results) -> pd.DataFrame:

@@ -77,6 +77,7 @@ class TrainingSettings:
     rewards: tuple[str, ...] = flag(
         ("verifier",), "objective reward: verifier or judges, each with or without a :WEIGHT", metavar="NAME"
     )
+    verifier: str | None = flag(None, "objective reward: verifier weights, a file (default: the model's own)")
     reward_judges: str = flag("embedded", "objective reward: weights of the judges", choices=("embedded", "published"))
     reward_num_steps: int = flag(4, "objective reward: guided steps that are taken from the noise")
     reward_num_inference_steps: int = flag(10, "objective reward: the schedule of which they are the first")
