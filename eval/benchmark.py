@@ -32,7 +32,7 @@ from eval.runs import RunFolder, explain_write_errors, wait_for_parts
 from eval.settings import BenchmarkSettings
 from eval.suites import Suite, SuitePlan, SuiteSettings, find_suite
 from eval.summary import CLUSTER, RIGHT, add_clusters, cluster_prompts, compare_all, find_categories
-from golden.arms import NEEDS
+from golden.arms import WITH_VERIFIER
 from golden.checks import check_whole
 from golden.errors import GoldenError, InvalidInput
 from golden.files import atomic_path, open_image, sha256
@@ -241,7 +241,7 @@ def _describe_own(run: Run) -> dict:
     """The model's own settings and weights that some arms use, where they are used."""
     arms, spec = {variant.arm for variant in run.variants}, run.spec
     uses_norm = any(variant.arm == "best_norm" and variant.best_norm is None for variant in run.variants)
-    uses_verifier = any(NEEDS.get(arm) == "verifier" for arm in arms) and spec.verifier
+    uses_verifier = arms.intersection(WITH_VERIFIER) and spec.verifier
     return {
         "best_norm": spec.best_norm if uses_norm else None,
         "verifier": sha256(Path(spec.verifier or "")) if uses_verifier else None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from eval.networks import NetworkRecipe
 from eval.rendering import Variant
-from golden.arms import NEEDS, usable_arms
+from golden.arms import WITH_NPNET, WITH_VERIFIER, arms_for
 from golden.errors import InvalidInput
 from golden.judges import JUDGES
 from golden.models import ModelSpec
@@ -209,17 +209,16 @@ def norms(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
 
 def golden_noise(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     """Every way to better noise that the model has weights for, under every sampling."""
-    has_npnet = bool(settings.npnet or spec.npnet)
-    usable = usable_arms(has_npnet=has_npnet, has_verifier=spec.has_verifier)
-    reasons = {
-        "best_norm": "its best norm is 1" if spec.best_norm == 1 else "",
-        "inversion": "" if spec.has_guidance_gap else "it generates without guidance",
-    }
-    reasons |= {arm: f"there is no {NEEDS[arm]}" for arm in GOLDEN_NOISE if arm not in usable}
-    arms = settings.arms or tuple(arm for arm in GOLDEN_NOISE if not reasons.get(arm))
+    available = arms_for(spec, has_npnet=bool(settings.npnet or spec.npnet), has_verifier=spec.has_verifier)
+    reasons = {"inversion": "it generates without guidance"}
+    reasons |= dict.fromkeys(WITH_NPNET, "there is no NPNet") | dict.fromkeys(WITH_VERIFIER, "there is no verifier")
+    reasons = {arm: reasons[arm] for arm in GOLDEN_NOISE if arm not in available}
+    if spec.best_norm == 1:
+        reasons["best_norm"] = "it is 1"
+    arms = settings.arms or tuple(arm for arm in GOLDEN_NOISE if arm not in reasons)
     if "standard" not in arms:
         raise InvalidInput(f"Every arm is compared with standard: add it to --arms, got {', '.join(arms)}.")
-    left_out = {} if settings.arms else {arm: reason for arm, reason in reasons.items() if reason}
+    left_out = {} if settings.arms else reasons
     variants = []
     for sampler, steps in list_samplings(spec, settings):
         label = f"{sampler} {steps}"

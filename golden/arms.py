@@ -17,6 +17,7 @@ from .checks import check_name
 from .errors import MissingWeights
 from .families import Embeddings
 from .model import Model
+from .models import ModelSpec
 from .noise import Noise, at_norm_of, first_timestep, random_change, redenoise, repaint, source_noise
 from .npnet import NPNet
 from .pipelines import encode_prompts, repeat_embeddings
@@ -168,15 +169,26 @@ ARMS: dict[str, Arm] = {
     "select_64": partial(select, num_noises=64),
 }
 
-NEEDS = dict.fromkeys(("npnet", "random", "norm", "mismatched", "unit_std"), "npnet")
-NEEDS |= dict.fromkeys(("ascent", "select_4", "select_16", "select_64"), "verifier")
-"""Which weights, beside the model itself, an arm asks for."""
+
+WITH_NPNET = ("npnet", "random", "norm", "mismatched", "unit_std")
+"""Arms that are made from NPNet's golden noise."""
+WITH_VERIFIER = ("ascent", "select_4", "select_16", "select_64")
+"""Arms that ask a verifier."""
 
 
-def usable_arms(*, has_npnet: bool, has_verifier: bool) -> tuple[str, ...]:
-    """The names of the arms that a model with these weights can do."""
-    there = {None: True, "npnet": has_npnet, "verifier": has_verifier}
-    return tuple(arm for arm in ARMS if there[NEEDS.get(arm)])
+def available_arms(model: Model) -> tuple[str, ...]:
+    """The names of ARMS that a model can do: some need an NPNet, some a verifier, and inversion a guidance gap."""
+    return arms_for(model.spec, has_npnet=model.npnet is not None, has_verifier=model.has_verifier)
+
+
+def arms_for(spec: ModelSpec, *, has_npnet: bool, has_verifier: bool) -> tuple[str, ...]:
+    """`available_arms` of a model that is not loaded."""
+    missing = {
+        *(() if has_npnet else WITH_NPNET),
+        *(() if has_verifier else WITH_VERIFIER),
+        *(() if spec.has_guidance_gap else ("inversion",)),
+    }
+    return tuple(arm for arm in ARMS if arm not in missing)
 
 
 def find_arm(name: str) -> Arm:

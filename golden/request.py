@@ -82,12 +82,12 @@ def _check_prompt(prompt: Any, spec: ModelSpec) -> str:
 def _check_arms(arms: Any, spec: ModelSpec) -> tuple[str, ...]:
     if not isinstance(arms, tuple | list) or not arms:
         raise InvalidInput(f"The arms must be a list of names, got {shown(arms)}.")
-    from .arms import ARMS, usable_arms  # brings torch and diffusers, which the help of a command does without
+    from .arms import ARMS, arms_for  # brings torch and diffusers, which the help of a command does without
 
     # What the model lacks is told by the arm itself; here it is only left out of what there is to choose from.
-    usable = usable_arms(has_npnet=True, has_verifier=spec.has_verifier)
+    available = arms_for(spec, has_npnet=True, has_verifier=spec.has_verifier)
     for arm in arms:
-        check_name("arm", arm, ARMS if isinstance(arm, str) and arm in ARMS else usable)
+        check_name("arm", arm, ARMS if isinstance(arm, str) and arm in ARMS else available)
     if len(set(arms)) < len(arms):
         raise InvalidInput(f"Each arm can be compared only once, got {', '.join(arms)}.")
     return tuple(arms)

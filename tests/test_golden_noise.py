@@ -164,7 +164,7 @@ def test_what_a_model_lacks_is_left_out_in_a_sentence(tmp_path):
         *("standard", "inversion", "random", "mismatched", "norm", "npnet")
     }
     assert "ascent (there is no verifier)" in bare.left_out
-    assert "best_norm (its best norm is 1)" in bare.left_out
+    assert "best_norm (it is 1)" in bare.left_out
     (tmp_path / "verifier").write_bytes(b"")
     spec = replace(MODELS["shapes"], best_norm=0.85, verifier=str(tmp_path / "verifier"))
     whole = SUITES["golden-noise"].make_plan(spec, SuiteSettings())
@@ -172,7 +172,7 @@ def test_what_a_model_lacks_is_left_out_in_a_sentence(tmp_path):
     assert {"best_norm", "ascent", "select_64"} <= {variant.arm for variant in whole.variants}
     turbo = plan(MODELS["sdxl-turbo"])
     assert "inversion (it generates without guidance)" in turbo.left_out
-    assert "npnet (there is no npnet)" in turbo.left_out
+    assert "npnet (there is no NPNet)" in turbo.left_out
     assert "npnet" in {variant.arm for variant in plan(MODELS["sdxl-turbo"], npnet="some.safetensors").variants}
 
 
