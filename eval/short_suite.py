@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eval.prompt_sets import SHAPES, PromptSet, load_prompt_set
+from eval.prompt_sets import PromptSet, default_sets, load_prompt_set
 from eval.rendering import Renderer, Unit, Variant, plan_batches
 from eval.result_tables import effects_table
 from eval.summary import NOT_METRICS, RIGHT, add_clusters, compare_all
@@ -45,7 +45,7 @@ def plan_suite(base: CompareRequest, arms: Any, num_prompts: Any, num_seeds: Any
         raise InvalidInput(f"There is no short suite for {spec.name!r}: eval/run_benchmark.py measures any model.")
     if not isinstance(arms, list) or not 1 <= len(arms) <= MAX_ARMS or "standard" in arms:
         raise InvalidInput(f"Choose 1 to {MAX_ARMS} arms; each is compared with standard.")
-    prompts = load_prompt_set(SHAPES, None, spec).limit(
+    prompts = load_prompt_set(default_sets(spec)[0], None, spec).limit(
         check_whole("number of prompts", num_prompts, MIN_PROMPTS, MAX_PROMPTS)
     )
     num_seeds = check_whole("number of seeds", num_seeds, 1, MAX_SEEDS)

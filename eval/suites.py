@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from eval.networks import NetworkRecipe
 from eval.rendering import Variant
+from golden.arms import WITH_NPNET, WITH_VERIFIER, arms_for
 from golden.errors import InvalidInput
 from golden.judges import ALL_JUDGES
 from golden.models import MODELS, SHAPES_FLOW, ModelSpec
@@ -20,7 +21,10 @@ NUM_PASSES = {"kdpm2_a": 2, "heun": 2, "flow_heun": 2}  # through the network in
 
 @dataclass(frozen=True)
 class SuiteSettings:
-    """What the command line leaves open (None) or decides about the variants and networks of a suite."""
+    """What the command line leaves open (None) or decides about the variants and networks of a suite.
+
+    `npnet` replaces the model's own, `npnets` are names and files of further ones.
+    """
 
     arms: tuple[str, ...] | None = None
     num_inference_steps: int | None = None
@@ -29,6 +33,8 @@ class SuiteSettings:
     num_epochs: int = 10
     targets: tuple[str, ...] = ()
     num_pairs: int = 0
+    npnet: str | None = None
+    npnets: tuple[tuple[str, str], ...] = ()
 
     def training(self, **changes: object) -> TrainingSettings:
         """How a network of the suite is trained."""
@@ -53,7 +59,8 @@ class Suite:
 
     `axis` is the setting along which its variants lie, for a curve; `seed_starts` are the first seeds of its ranges;
     `trains` tells whether it needs pairs; `measures` what is measured beside images and scores: "singular" or
-    "frechet".
+    "frechet". `every_set` is for suites that take all of a model's prompt sets, `at_samplings` for those that do
+    everything under several samplings, of which the first is looked at closely.
     """
 
     name: str
@@ -65,6 +72,8 @@ class Suite:
     seed_starts: tuple[int, ...] = (0,)
     trains: bool = False
     measures: str = ""
+    every_set: bool = False
+    at_samplings: bool = False
 
 
 def uses_shapes_checker(spec: ModelSpec) -> bool:
@@ -209,6 +218,49 @@ def equal_cost(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     return SuitePlan([standard, replace(standard, name="npnet", arm="npnet"), more])
 
 
+def norms(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """The source noise at norms around its own, to choose a model's `best_norm` by."""
+    standard = standard_of(spec, settings)
+    scaled = [replace(standard, name=f"norm {norm:g}", arm="best_norm", best_norm=norm) for norm in NORMS]
+    return SuitePlan([standard, *scaled])
+
+
+def golden_noise(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """Every way to better noise that the model has weights for, under every sampling."""
+    available = arms_for(spec, has_npnet=bool(settings.npnet or spec.npnet), has_verifier=spec.has_verifier)
+    reasons = {"inversion": "it generates without guidance"}
+    reasons |= dict.fromkeys(WITH_NPNET, "there is no NPNet") | dict.fromkeys(WITH_VERIFIER, "there is no verifier")
+    reasons = {arm: reasons[arm] for arm in GOLDEN_NOISE if arm not in available}
+    if spec.best_norm == 1:
+        reasons["best_norm"] = "it is 1"
+    arms = settings.arms or tuple(arm for arm in GOLDEN_NOISE if arm not in reasons)
+    if "standard" not in arms:
+        raise InvalidInput(f"Every arm is compared with standard: add it to --arms, got {', '.join(arms)}.")
+    left_out = {} if settings.arms else reasons
+    variants = []
+    for sampler, steps in list_samplings(spec, settings):
+        label = f"{sampler} {steps}"
+        own = standard_of(spec, replace(settings, sampler=sampler, num_inference_steps=steps))
+        standard = replace(own, name=f"standard, {label}", baseline=f"standard, {label}")
+        variants += [replace(standard, name=f"{arm}, {label}", arm=arm) for arm in arms]
+        variants += [replace(standard, name=f"{name}, {label}", arm="npnet", npnet=name) for name, _ in settings.npnets]
+    networks = {name: NetworkRecipe(file=file) for name, file in settings.npnets}
+    sentence = f"Left out: {', '.join(f'{arm} ({reason})' for arm, reason in left_out.items())}." if left_out else ""
+    return SuitePlan(variants, networks, sentence)
+
+
+def list_samplings(spec: ModelSpec, settings: SuiteSettings) -> list[tuple[str, int]]:
+    """Samplers and numbers of steps, the model's own first if it is among them; one alone if the settings name it.
+
+    A model whose family cannot use a sampler is sampled by its own.
+    """
+    own = standard_of(spec, settings)
+    if settings.sampler or settings.num_inference_steps:
+        return [(own.sampler, own.num_inference_steps)]
+    usable = [(sampler if sampler in spec.family.samplers else own.sampler, steps) for sampler, steps in SAMPLINGS]
+    return sorted(usable, key=lambda sampling: sampling != (own.sampler, own.num_inference_steps))
+
+
 def ablations(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
     chosen = settings.training(filter="improved" if spec.checker else "HPSv2")
     return {
@@ -278,6 +330,12 @@ TABLE_2 = ("standard", "inversion", "repaint", "npnet")
 CONTROLS = ("standard", "npnet", "random", "norm", "mismatched", "unit_std", "inversion")
 PAIR = ("standard", "npnet")
 TARGETS = ("standard", "inversion", "npnet")
+NORMS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
+GOLDEN_NOISE = (
+    *("standard", "best_norm", "inversion", "random", "mismatched", "norm", "npnet"),
+    *("ascent", "select_4", "select_16", "select_64"),
+)
+SAMPLINGS = (("dpm", 4), ("dpm", 8), ("ddim", 20), ("ddim", 50))
 RANGES = (0, 1024, 2048, 3072)
 
 at_steps = sweep("num_inference_steps", (5, 10, 20, 30, 50), "steps")
@@ -311,6 +369,16 @@ SUITES: dict[str, Suite] = {
         Suite("controlnet", "Fig. 14", "with a ControlNet", controlnet),
         Suite("controls", "not in the paper", "other changes to the noise of the same size", arms_of(*CONTROLS)),
         Suite("equal-cost", "not in the paper", "seeds and steps for NPNet's time", equal_cost, num_seeds=4),
+        Suite("norms", "not in the paper", "shorter and longer noise", norms, "best_norm"),
+        Suite(
+            "golden-noise",
+            "not in the paper",
+            "every way to better noise, and its price",
+            golden_noise,
+            num_seeds=4,
+            every_set=True,
+            at_samplings=True,
+        ),
         Suite("strength", "not in the paper", "less or more of NPNet's change", strengths, "strength"),
     )
 }

@@ -22,13 +22,15 @@ class Verdict:
     """Whether an image shows what the prompt asks for, with one reason for each thing asked.
 
     `attributes` lists each checked attribute with its outcome; `score` is the share that holds, from 0 to 1. `faults`
-    lists kinds of FAULTS in that order, none if the image is right.
+    lists kinds of FAULTS in that order, none if the image is right. `layout` has the kind of each object in the image
+    and its centre (x, y), from 0 to 1 with y pointing down.
     """
 
     correct: bool
     reasons: tuple[str, ...]
     attributes: tuple[tuple[str, bool], ...]
     faults: tuple[str, ...] = ()
+    layout: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def score(self) -> float:

@@ -87,7 +87,8 @@ class ModelSpec:
 
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
     local file, or None; `verifier` a local file, or None; `checker` a name of CHECKERS, or None if its images cannot be
-    checked by rule.
+    checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else is done to it, chosen
+    on other prompts than those of `test_sets`, which are names of EMBEDDED in eval/prompt_sets.py.
     """
 
     name: str
@@ -103,6 +104,13 @@ class ModelSpec:
     npnet: str | None = None
     verifier: str | None = None
     checker: str | None = None
+    best_norm: float = 1.0
+    test_sets: tuple[str, ...] = ()
+
+    @property
+    def has_verifier(self) -> bool:
+        """Whether the file of a verifier is there; it is not read."""
+        return bool(self.verifier) and Path(self.verifier or "").is_file()
 
     @property
     def family(self) -> Family:
@@ -148,7 +156,9 @@ MODELS: dict[str, ModelSpec] = {
             # See train/shapes/README.md.
             redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5, norm=0.7),
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
+            verifier=str(ASSETS / "shapes" / "verifier.safetensors"),
             checker="shapes",
+            test_sets=("shapes-553",),
         ),
         ModelSpec("sdxl", _SDXL, "Stable Diffusion XL", revision=_SDXL_REVISION, npnet="sdxl"),
         ModelSpec(
@@ -398,4 +408,4 @@ def _read_defaults(index: Path) -> ModelSpec:
     if class_name not in (base.pipeline, family.controlnet_class):
         allowed = " or ".join(filter(None, (base.pipeline, family.controlnet_class)))
         raise InvalidInput(f"{index} is of class {class_name[:80]!r}: choose a folder of {allowed}.")
-    return replace(base, pipeline=class_name, revision=None, variant=None, npnet=None)
+    return replace(base, pipeline=class_name, revision=None, variant=None, npnet=None, verifier=None)

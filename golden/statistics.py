@@ -5,8 +5,10 @@ seed. So prompts ("clusters"), not images, are what is resampled, tested and cou
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,6 +76,38 @@ def bootstrap_means(
     tail = _expanded_tail(len(counts), level)
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return [Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(means, low, high, strict=True)]
+
+
+def bootstrap_ratio(
+    values: ArrayLike,
+    baseline: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """The mean of `values` (N,) over that of `baseline` (N,), with its bootstrap interval over `clusters` (N,).
+
+    Both means are of the same resample, so that what they share cancels. NaN if the baseline's mean is not positive in
+    the sample, and without ends if that happens in a resample or there is one cluster.
+    Raises: as `bootstrap_means`.
+    """
+    table = np.column_stack([np.asarray(values, float), np.asarray(baseline, float)])
+    first, second = bootstrap_means(table, clusters, num_resamples=2, seed=seed)
+    ratio = first.value / second.value if second.value > 0 else math.nan
+    sums, counts = cluster_totals(table, clusters)
+    resampled = resampled_means(sums, counts, num_resamples, seed)
+    if len(counts) == 1 or math.isnan(ratio) or (resampled[:, 1] <= 0).any():
+        return Interval(ratio, math.nan, math.nan)
+    tail = _expanded_tail(len(counts), level)
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], [tail, 1 - tail])
+    return Interval(ratio, float(low), float(high))
+
+
+def mean_pairwise(items: Sequence[Any], distance: Callable[[Any, Any], float]) -> float:
+    """The mean of a symmetric `distance` over all pairs of at least two items."""
+    return float(np.mean([distance(one, other) for one, other in combinations(items, 2)]))
 
 
 def cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArray]:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import BadWeights
+from .errors import BadWeights, MissingWeights
 from .families import Embeddings, find_family
 from .files import load_weights, save_weights
 from .flows import step_between
@@ -228,6 +228,11 @@ def _silenced(pipeline: Any) -> Iterator[None]:
         yield
     finally:
         pipeline.set_progress_bar_config(**before)
+
+
+def missing_verifier(name: str) -> MissingWeights:
+    """The error of a model without a verifier, by the model's name."""
+    return MissingWeights(f"There is no verifier for {name!r}: train one (train/train_verifier.py).")
 
 
 # --- weight files -----------------------------------------------------------------------------------------------------

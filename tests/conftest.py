@@ -86,6 +86,7 @@ SLOW_FILES = {
     "test_collect_pairs.py",
     "test_compare.py",
     "test_drills.py",
+    "test_golden_noise.py",
     "test_judge_images.py",
     "test_judges.py",
     "test_killed.py",
@@ -375,11 +376,11 @@ def tiny_npnet_file(tmp_path_factory) -> Path:
 
 
 def add_verifier(model: Model) -> Model:
-    """The model with a verifier of random weights, and a reward of few steps."""
+    """The model with a verifier of random weights, a reward of few steps, and a best norm that is not the source's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         verifier = make_verifier(model.pipeline, hidden=8)
-    spec = replace(model.spec, reward=RewardSettings(num_steps=1))
+    spec = replace(model.spec, reward=RewardSettings(num_steps=1), best_norm=0.8)
     return replace(model, spec=spec, verifier=verifier.requires_grad_(False).eval())
 
 
@@ -399,7 +400,7 @@ def tiny_shapes(tiny_model) -> Model:
 @pytest.fixture(scope="module")
 def tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file) -> Iterator[None]:
     """The tiny pipeline in place of the embedded model wherever that is loaded by its name."""
-    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
+    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file), verifier=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "shapes", tiny)
         yield

@@ -179,7 +179,24 @@ def test_a_judge_that_fails_stops_the_collection(model):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "10", "x", "10x", "-1x1", "10x1@", "10x1@-2", "10x1 ", "source2", "1e3x1", "npnet*", "npnet*-1", "npnet2"],
+    [
+        *(
+            "",
+            "10",
+            "x",
+            "10x",
+            "-1x1",
+            "10x1@",
+            "10x1@-2",
+            "10x1 ",
+            "source2",
+            "1e3x1",
+            "npnet*",
+            "npnet*-1",
+            "npnet2",
+        ),
+        *("ascent0", "ascent*2", "ascent1.5", "ascent-1", "ascent1000", "6ascent"),
+    ],
 )
 def test_what_is_not_the_name_of_a_target_is_refused(model, name):
     with pytest.raises(InvalidInput, match="STEPSxDOWN"):

@@ -232,7 +232,7 @@ def tiny_registry(tiny_sdxl_folder, tiny_files, other_unet, guided_unet, tmp_pat
             "npnet": str(npnet),
         }
         monkeypatch.setitem(
-            MODELS, name, replace(spec, repo=repo, revision=None, variant=None, verifier=None, **changed)
+            MODELS, name, replace(spec, repo=repo, revision=None, variant=None, verifier=None, best_norm=0.8, **changed)
         )
 
 

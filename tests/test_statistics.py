@@ -12,11 +12,13 @@ from golden.statistics import (
     Interval,
     bootstrap_mean,
     bootstrap_means,
+    bootstrap_ratio,
     cluster_means,
     cluster_sign_test,
     clusters_needed,
     count_wins,
     holm,
+    mean_pairwise,
     sample_size,
     sign_test,
 )
@@ -161,3 +163,32 @@ def test_no_effect_needs_no_number():
     assert clusters_needed([1.0, -1.0], [0, 1]) is None
     assert clusters_needed([1.0, 1.0], [0, 1]) is None
     assert clusters_needed([1.0], [0]) is None
+
+
+# --- ratios and pairs -------------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_covers_the_true_one():
+    rng = np.random.default_rng(RNG_SEED)
+    covered, trials = 0, 200
+    for trial in range(trials):
+        baseline = rng.gamma(4, 0.25, 40)
+        values = 0.9 * baseline * rng.gamma(100, 0.01, 40)  # what both share cancels
+        interval = bootstrap_ratio(values, baseline, np.arange(40), num_resamples=500, seed=trial)
+        covered += interval.low <= 0.9 <= interval.high
+        assert interval.value == pytest.approx(values.mean() / baseline.mean())
+        assert interval.high - interval.low < 0.15
+    assert 0.90 <= covered / trials <= 0.99
+
+
+def test_a_ratio_to_nothing_has_no_interval():
+    assert astuple(bootstrap_ratio([2, 2], [1, 1], [0, 1])) == (2, 2, 2)
+    for ratio in (bootstrap_ratio([1, 2], [0, 0], [0, 1]), bootstrap_ratio([1, 2], [1, 1], [0, 0])):
+        assert math.isnan(ratio.low)
+        assert math.isnan(ratio.high)
+    assert math.isnan(bootstrap_ratio([1, 2], [0, 0], [0, 1]).value)
+    assert math.isnan(bootstrap_ratio([1.0] * 4, [1.0, 0, 0, 0], range(4)).low)  # some resamples are all zeros
+
+
+def test_pairs_are_all_taken_once():
+    assert mean_pairwise([0, 1, 3], lambda one, other: abs(one - other)) == pytest.approx((1 + 3 + 2) / 3)

@@ -179,7 +179,8 @@ class RewardObjective(Objective):
 
     @classmethod
     def open(cls, data: Path, settings: TrainingSettings, accelerator: Accelerator) -> "RewardObjective":
-        model = load_model(read_manifest(data)["settings"]["model"], device=str(accelerator.device))
+        name, device = read_manifest(data)["settings"]["model"], str(accelerator.device)
+        model = load_model(name, verifier=settings.verifier, device=device)
         weights = tuple(_parse_reward(text) for text in settings.rewards)
         judges = {
             name: load_judge(name, settings.reward_judges, device=accelerator.device)

@@ -19,10 +19,16 @@ class CollectionSettings:
 
     model: str = flag("shapes", "a registered model, a diffusers folder or a hub id")
     npnet: str | None = flag(None, "NPNet weights for npnet targets (default: the model's own)")
+    verifier: str | None = flag(None, "verifier weights for ascent targets: a file (default: the model's own)")
     seed: int = flag(0, "decides prompts and source noises")
     shard_size: int = flag(64, "source noises per batch and per shard")
     num_inference_steps: int = flag(20, "sampling steps of the images that are judged")
-    targets: tuple[str, ...] = flag((), "how target noise is made, as described above (default: the model's own way)")
+    targets: tuple[str, ...] = flag(
+        (),
+        "how target noise is made: source, npnet[*STRENGTH], ascent[STEPS] or STEPSxDOWN[@GUIDANCE], each with or "
+        "without a :NORM (default: the model's own way)",
+        metavar="TARGET",
+    )
     redenoise_guidance_scale: float | None = flag(None, "guidance of the steps down (default: the model's own)")
     inversion_guidance_scale: float = flag(1.0, "guidance of the inversion steps back")
     redenoise_solver: str | None = flag(None, "ddim or dpm (default: the model's own)")
@@ -72,6 +78,7 @@ class TrainingSettings:
     rewards: tuple[str, ...] = flag(
         ("verifier",), "objective reward: verifier or judges, each with or without a :WEIGHT", metavar="NAME"
     )
+    verifier: str | None = flag(None, "objective reward: verifier weights, a file (default: the model's own)")
     reward_judges: str = flag("embedded", "objective reward: weights of the judges", choices=("embedded", "published"))
     reward_num_steps: int = flag(4, "objective reward: guided steps that are taken from the noise")
     reward_num_inference_steps: int = flag(10, "objective reward: the schedule of which they are the first")

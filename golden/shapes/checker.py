@@ -213,7 +213,8 @@ def judge(request: Request, background: str | None, found: list[Found]) -> Verdi
     if request.background not in (None, background):
         faults.add("background")
     right = all(ok for _, ok in attributes)
-    return Verdict(right, tuple(reasons), tuple(attributes), tuple(sorted(faults, key=FAULTS.index)))
+    layout = tuple((item.shape or "blob", item.x, item.y) for item in found)
+    return Verdict(right, tuple(reasons), tuple(attributes), tuple(sorted(faults, key=FAULTS.index)), layout)
 
 
 def _fits(item: Found, group: Group) -> bool:

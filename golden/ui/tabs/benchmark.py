@@ -12,7 +12,7 @@ from typing import Any, Protocol, no_type_check, runtime_checkable
 import gradio as gr
 import pandas as pd
 
-from ...arms import ARMS
+from ...arms import available_arms
 from ...errors import GoldenError
 from ...judges import JudgeSet
 from ...model import Model
@@ -108,7 +108,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         with gr.Column(elem_classes="side"):
             with gr.Column(visible=has_suite, elem_id="suite"):
                 arms = gr.CheckboxGroup(
-                    [arm for arm in ARMS if arm != "standard"],
+                    [arm for arm in available_arms(page.model) if arm != "standard"],
                     value=[arm for arm in list_arms(page.model) if arm != "standard"],
                     label="Arms to compare with standard",
                     elem_id="suite_arms",
