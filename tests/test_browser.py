@@ -570,7 +570,7 @@ def test_axe_finds_nothing_serious_in_our_own_markup(open_page, tiny_shapes, tin
 def test_about(open_page):
     page = open_page()
     open_tab(page, "About")
-    assert page.locator(".flow").is_visible()
+    assert page.locator(".flow-wide .flow").is_visible()
     assert page.locator(".card").count() >= 4
     keep(page, "about")
 

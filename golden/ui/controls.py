@@ -72,7 +72,7 @@ class Controls:
         }
         self.lock = gr.Checkbox(label="Lock", value=True, elem_id="lock", min_width=64, container=False, render=False)
         self.opened = gr.State(None)
-        self.status = gr.HTML(show_status(KEYS), elem_id="status", render=False)
+        self.status = gr.HTML(show_status(KEYS, "quiet keys"), elem_id="status", render=False)
 
     def __getitem__(self, name: str) -> gr.components.Component:
         return self.by_name[name]

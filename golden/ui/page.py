@@ -7,19 +7,21 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from ..errors import InvalidInput
+from ..errors import GoldenError, InvalidInput
 from ..model import Model
-from ..settings import MAX_IMAGE_BYTES
+from ..settings import MAX_IMAGE_BYTES, from_png
 from .api import build_api
 from .controls import Controls
 from .html import read_static, render
-from .pieces import SESSION_SECONDS
+from .pieces import PAGE, SESSION_SECONDS, show_error
 from .scoreboard import NO_JUDGES, Judging
 from .tabs import Page, find_tabs
 from .tabs.benchmark import Suites
 from .theme import make_theme
 from .watch import make_watch
 
+STYLES = ("app.css", "rest.css")
+SCRIPTS = ("app.js", "keep.js", "blind.js")  # the first defines what the others add to
 CACHE_SECONDS = (900, 7200)  # how often served files are looked through, and how old they may become
 MAX_WAITING = 64
 MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte for each, and every API call is one
@@ -40,16 +42,40 @@ def build_ui(
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(render("header", model=spec.title or spec.name), elem_id="header")
         records, controls = gr.State([], time_to_live=SESSION_SECONDS), Controls(model)
+        link = gr.Textbox(visible="hidden", elem_id="link")
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             watch, watch_judged = make_watch(model), make_watch(model, judging.judges)
-            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, suites, runs)
+            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, link, suites, runs)
             for tab in find_tabs():
                 with gr.Tab(tab.title, id=tab.id) as placed:
                     tab.build(page, placed)
+        connect_link(page)
+        build_drop(page)
         build_api(page)
     ui.queue(max_size=MAX_WAITING)
     _keep_names_private(ui)
     return ui
+
+
+def connect_link(page: Page) -> None:
+    """Name in the address what `page.link` holds, the settings of a comparison as JSON."""
+    js = "(text) => window.golden.setLink(text)"
+    page.link.change(None, [page.link], None, js=js, api_visibility="private")
+
+
+def build_drop(page: Page) -> None:
+    """The button without a face to which assets/app/keep.js hands a file that is dropped anywhere on the page."""
+    controls = page.controls
+    dropped = gr.UploadButton("Open a PNG", type="binary", visible="hidden", elem_id="open_png")
+
+    def open_png(data: Any) -> dict:
+        shown = {page.tabs: gr.Tabs(selected="compare")}
+        try:
+            return shown | controls.open(from_png(data, page.model.spec))
+        except GoldenError as error:
+            return shown | {controls.status: show_error(error)}
+
+    dropped.upload(open_png, [dropped], [*controls.opens, page.tabs], **(PAGE | {"preprocess": True}))
 
 
 def _keep_names_private(ui: gr.Blocks) -> None:
@@ -68,8 +94,8 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
         raise InvalidInput("--mcp needs the library mcp: pip install 'gradio[mcp]'.")
     return {
         "theme": make_theme(),
-        "css": read_static("app.css"),
-        "head": render("script", source=Markup(read_static("app.js"))),  # our own file, as it is
+        "css": "\n".join(map(read_static, STYLES)),
+        "head": "".join(render("script", source=Markup(read_static(name))) for name in SCRIPTS),  # our own, as they are
         "footer_links": ["api"],
         "run_history": False,
         "max_file_size": MAX_IMAGE_BYTES,

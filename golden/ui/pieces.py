@@ -14,6 +14,7 @@ from ..judges import JudgeSet
 from ..model import Model
 from ..models import ModelSpec
 from .html import render
+from .naming import NamedImage
 
 SESSION_SECONDS = 2 * 3600  # how long an idle session's history is kept
 
@@ -105,7 +106,7 @@ def format_duration(seconds: float) -> str:
 
 def make_image(label: str, elem_id: str | None = None, small: bool = False) -> gr.Image:
     """An image that is shown, never uploaded, and served without loss."""
-    return gr.Image(
+    return NamedImage(
         label=label,
         alt_text=label,
         format="png",

@@ -29,6 +29,7 @@ class Page:
         records: a state with the comparisons of this session, a list of session.Record.
         tabs: all tabs, to switch between them.
         watch, watch_judged: comparisons without and with scores.
+        link: the settings as JSON that the address names.
         suites: what the Benchmark tab runs, None for nothing.
         runs: folder of finished benchmarks, None for none.
     """
@@ -41,6 +42,7 @@ class Page:
     tabs: gr.Tabs
     watch: Watch
     watch_judged: Watch
+    link: gr.Textbox
     suites: "Suites | None" = None
     runs: Path | None = None
 

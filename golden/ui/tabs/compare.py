@@ -178,7 +178,8 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
             request = replace(request, seed=draw_seed())
         try:
             request = validate(request, page.model.spec)
-            yield {controls["seed"]: request.seed, controls.status: show_status("Starting …", "running", 0.0)}
+            started = {controls["seed"]: request.seed, page.link: to_json(request, page.model.spec)}
+            yield started | {controls.status: show_status("Starting …", "running", 0.0)}
             this = RunUpdates(page, stage, text, kept)
             for event in page.watch_judged(request):
                 yield this.show(event)
@@ -189,13 +190,12 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
         [start.click, controls["prompt"].submit, controls.opened.change],  # type: ignore[attr-defined]
         run,
         [*controls.inputs, controls.lock, page.records],
-        [*stage.outputs, controls["seed"], controls.status, text, page.records],
+        [*stage.outputs, controls["seed"], controls.status, text, page.link, page.records],
         concurrency_id="compare",
         concurrency_limit=1,
         trigger_mode="always_last",  # an example chosen while another runs is run after it
         **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
     )
-    running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
     connect_stop(stop, running, controls.status, "Stopped.")
 
 

@@ -1,0 +1,51 @@
+"""Names of files that people download: golden-PROMPT-SEED-ARM.png."""
+
+import json
+import re
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ..request import CompareRequest
+from ..settings import PNG_KEY
+
+MAX_PROMPT_CHARS = 60
+
+
+def name_image(request: CompareRequest, arm: str) -> str:
+    """The name under which the image of an arm is downloaded."""
+    return write_name(request.prompt, request.seed, arm)
+
+
+def write_name(prompt: str, seed: int, arm: str) -> str:
+    """golden-PROMPT-SEED-ARM.png, of letters, digits and hyphens in any script, so that every system takes it."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:MAX_PROMPT_CHARS].rstrip("-")
+    return f"golden-{words or 'image'}-{seed}-{arm}.png"
+
+from gradio.events import Dependency
+
+class NamedImage(gr.Image):
+    """An image that is downloaded under the name that its own record of how it was made gives it."""
+
+    is_template = True  # for gradio: drawn as any image
+
+    def postprocess(self, value: Any) -> Any:
+        data = super().postprocess(value)
+        if data is not None and (name := read_name(value)):
+            data.orig_name = name
+        return data
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def read_name(image: Any) -> str | None:
+    """The name of an image that `settings.label_images` labelled; None for any other."""
+    text = image.info.get(PNG_KEY) if isinstance(image, Image.Image) else None
+    if not isinstance(text, str):
+        return None
+    made = json.loads(text)  # our own: images from outside are never shown by a NamedImage
+    return write_name(made["settings"]["prompt"], made["settings"]["seed"], made["arm"])

@@ -1,0 +1,219 @@
+"""What a visitor wants of the page beyond one comparison, in a real Chromium, at a desktop's size and at a phone's."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_browser import DESKTOP, GOLDEN, PHONE, browser, keep, open_page, shown_pixels, url  # noqa: F401
+
+from golden import settings
+from golden.compare import run_comparison
+from golden.drawing import to_png
+from golden.request import CompareRequest
+from golden.ui.tabs import blind
+from tests.drills.pages import PROMPT, compare, fill, open_tab, wait_done, wait_for_text
+
+pytestmark = pytest.mark.browser
+
+SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+DROP = """async ([bytes, name]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name));
+    const target = document.querySelector("h1");
+    for (const type of ["dragover", "drop"]) {
+        target.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: data }));
+    }
+}"""
+
+
+@pytest.fixture
+def reopen(open_page, monkeypatch) -> Callable:  # noqa: F811
+    """Open the page, and open it again in the same browser: as after a refresh, or on the next day."""
+
+    def open_it(size: tuple[int, int], **options):
+        return open_page(size, has_touch=size == PHONE, is_mobile=size == PHONE, **options)
+
+    return open_it
+
+
+def wait_for_votes(page, number: int) -> None:
+    page.wait_for_function(
+        "n => document.querySelector('#tally')?.innerText.replace(/\\s+/g, ' ').includes(n)", arg=f"of {number} "
+    )
+
+
+# --- blind ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def never_alike(monkeypatch) -> None:
+    """The tiny model's images are nearly alike."""
+    monkeypatch.setattr(blind, "MIN_DISTANCE", 0.0)
+
+
+@SIZES
+def test_vote_ten_times_with_one_hand(reopen, never_alike, size):
+    """Keys alone, or one thumb alone: after the first pair every vote brings the next; the votes survive a refresh."""
+    page = reopen(size)
+    fill(page, "#num_inference_steps", 1)
+    open_tab(page, "Blind")
+    page.click("#blind_button")
+    for number in range(1, 11):
+        page.wait_for_selector("#vote_left:not([disabled])")
+        if size == PHONE:
+            box = page.locator("#vote_right").bounding_box()
+            assert box["y"] > PHONE[1] / 2, "out of the thumb's reach"
+            assert box["y"] + box["height"] <= PHONE[1]
+            assert box["height"] >= 44
+            page.tap("#vote_right")
+        else:
+            page.keyboard.press("ArrowLeft")
+        wait_for_votes(page, number)
+    page.wait_for_selector("#tally figure")
+    keep(page, f"blind_{size[0]}")
+    assert "Ranking by your votes" in page.inner_text("#tally")
+    page.wait_for_selector("#vote_left:not([disabled])")
+    page.reload()
+    page.wait_for_selector("#compare_button")
+    open_tab(page, "Blind")
+    wait_for_votes(page, 10)
+    with page.expect_download() as download:
+        page.click("#blind_csv")
+    assert Path(download.value.path()).read_text().count("\n") == 11
+
+
+def test_pairs_that_look_alike_are_skipped_and_counted(open_page, monkeypatch):  # noqa: F811
+    distances = iter([0.01, 0.02, 0.5, 0.5])
+    monkeypatch.setattr(blind, "measure_distance", lambda images: next(distances))
+    page = open_page()
+    fill(page, "#num_inference_steps", 1)
+    open_tab(page, "Blind")
+    page.click("#blind_button")
+    page.wait_for_selector("#vote_left:not([disabled])")
+    page.keyboard.press("t")
+    page.wait_for_function("document.querySelector('#tally')?.innerText.match(/skipped as alike\\s+2/)")
+    page.wait_for_selector("#vote_left:not([disabled])")  # and the next pair is there
+    assert "less than 5% (root mean square" in page.inner_text("#blind")
+
+
+def test_vote_on_any_two_noises(open_page, never_alike):  # noqa: F811
+    page = open_page()
+    fill(page, "#num_inference_steps", 1)
+    open_tab(page, "Blind")
+    page.click("#blind_arms button.label-wrap")
+    page.click("#blind_first input")
+    page.get_by_role("option", name="golden noise", exact=True).click()
+    page.click("#blind_button")
+    wait_for_text(page, "#blind_status", "Both images would be from golden noise")
+    page.click("#blind_first input")
+    page.get_by_role("option", name="randomly changed noise").click()
+    page.click("#blind_button")
+    page.wait_for_selector("#vote_left:not([disabled])")
+    page.keyboard.press("ArrowRight")
+    wait_for_text(page, "#reveal", "randomly changed noise")
+
+
+# --- nothing is lost ------------------------------------------------------------------------------------------------
+
+
+@SIZES
+def test_reopen_yesterdays_comparison(reopen, size):
+    page = reopen(size)
+    compare(page, "a star", 1, 1)
+    pixels = shown_pixels(page, GOLDEN)
+    compare(page, "two hearts", 2, 1)
+    other = page.context.new_page()  # a new visit: nothing in the address, nothing in the session
+    other.goto(page.url.split("?")[0])
+    page.close()
+    other.wait_for_selector("#compare_button")
+    open_tab(other, "History")
+    wait_for_text(other, "#history_status", "2 of 2")
+    keep(other, f"history_{size[0]}")
+    other.locator("#gallery button.thumbnail-item", has_text="a star").click()
+    wait_done(other, "a star", 1)
+    assert shown_pixels(other, GOLDEN) == pixels
+    open_tab(other, "History")
+    wait_for_text(other, "#history_status", "3 of 3")
+    other.click("#history_forget")
+    wait_for_text(other, "#history_status", "No comparisons yet")
+    other.reload()
+    other.wait_for_selector("#compare_button")
+    open_tab(other, "History")
+    other.wait_for_timeout(500)
+    assert other.locator("#gallery button.thumbnail-item").count() <= 1  # what the address makes again
+
+
+def test_a_refresh_while_it_runs_makes_the_comparison_again(open_page):  # noqa: F811
+    page = open_page()
+    fill(page, "#prompt", "a star")
+    fill(page, "#seed", 9)
+    fill(page, "#num_inference_steps", 60)
+    page.click("#compare_button")
+    page.wait_for_selector("#status .running")
+    page.wait_for_function("new URLSearchParams(location.search).get('seed') === '9'")
+    assert page.locator("#status .running").count()
+    page.reload()
+    wait_done(page, "a star", 9)
+
+
+def test_a_refresh_while_a_grid_runs_says_that_it_stopped(open_page):  # noqa: F811
+    page = open_page()
+    fill(page, "#num_inference_steps", 100)
+    open_tab(page, "Explore")
+    page.click("#grid_button")
+    page.wait_for_selector("#grid_status .running")
+    page.reload()
+    page.wait_for_selector("#compare_button")
+    assert "reloaded while the grid ran" in page.inner_text(".reloaded")
+    page.click(".reloaded button")
+    assert not page.locator(".reloaded").count()
+
+
+@SIZES
+def test_drop_a_picture_from_last_week(reopen, tiny_shapes, size, tmp_path):
+    """Anywhere, on any tab, with every part of the page closed; what is no PNG of ours is refused in a sentence."""
+    request = CompareRequest(prompt="three yellow stars", seed=12, num_inference_steps=2)
+    comparison = run_comparison(request, tiny_shapes)
+    data = to_png(settings.label_images(comparison, tiny_shapes.spec)["npnet"])
+    page = reopen(size)
+    open_tab(page, "About")
+    page.evaluate(DROP, [list(data), "old.png"])
+    wait_done(page, "three yellow stars", 12)
+    assert page.locator("#compare_button").is_visible()
+    page.evaluate(DROP, [list(b"no image"), "notes.txt"])
+    wait_for_text(page, "#status", "not a readable PNG")
+
+
+def test_a_download_says_what_it_is(open_page):  # noqa: F811
+    page = open_page()
+    compare(page, "a red star", 4, 1)
+    page.hover(GOLDEN)
+    with page.expect_download() as download:
+        page.locator("#images .golden a[download]").first.click()
+    assert re.fullmatch(r"golden-a-red-star-4-npnet\.png", download.value.suggested_filename)
+
+
+def test_letters_are_keys_again_after_enter(open_page):  # noqa: F811
+    page = open_page()
+    fill(page, "#num_inference_steps", 1)
+    page.locator("#prompt textarea").fill(PROMPT)
+    page.keyboard.press("Enter")
+    wait_done(page, PROMPT, page.input_value("#seed input"))
+    page.keyboard.down("f")
+    assert page.locator("#images .arm.golden").is_visible()
+    assert not page.locator("#images .arm.standard").is_visible()
+    page.keyboard.up("f")
+    assert page.input_value("#prompt textarea") == PROMPT
+    page.click("#prompt textarea")
+    page.keyboard.press("Escape")
+    page.keyboard.press("r")
+    page.wait_for_function("document.querySelector('#seed input').value != '3'")
+    assert page.input_value("#prompt textarea") == PROMPT
+
+
+def test_a_link_without_a_prompt_or_with_unknown_names_says_so(open_page):  # noqa: F811
+    page = open_page(query="?seed=5&steps=10&cfg=7")
+    wait_for_text(page, "#status", "Unknown settings 'steps', 'cfg': the settings are model, prompt, seed, ")
+    page = open_page(query="?seed=5")
+    wait_for_text(page, "#status", "The prompt is empty")
