@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_browser import DESKTOP, GOLDEN, PHONE, browser, keep, open_page, shown_pixels, url  # noqa: F401
+from test_app import serve
+from test_browser import DESKTOP, GOLDEN, GRADIOS_OWN, PHONE, browser, keep, open_page, shown_pixels, url  # noqa: F401
 
+from eval import short_suite
 from golden import settings
 from golden.compare import run_comparison
 from golden.drawing import to_png
+from golden.models import MODELS
 from golden.request import CompareRequest
 from golden.ui.tabs import blind
 from tests.drills.pages import PROMPT, compare, fill, open_tab, wait_done, wait_for_text
@@ -61,6 +64,7 @@ def test_vote_ten_times_with_one_hand(reopen, never_alike, size):
     page.click("#blind_button")
     for number in range(1, 11):
         page.wait_for_selector("#vote_left:not([disabled])")
+        assert "golden" not in page.inner_text("#blind_images").lower()
         if size == PHONE:
             box = page.locator("#vote_right").bounding_box()
             assert box["y"] > PHONE[1] / 2, "out of the thumb's reach"
@@ -217,3 +221,150 @@ def test_a_link_without_a_prompt_or_with_unknown_names_says_so(open_page):  # no
     wait_for_text(page, "#status", "Unknown settings 'steps', 'cfg': the settings are model, prompt, seed, ")
     page = open_page(query="?seed=5")
     wait_for_text(page, "#status", "The prompt is empty")
+
+
+# --- benchmark --------------------------------------------------------------------------------------------------------
+
+
+def test_the_models_own_report_opens_with_the_tab(open_page, tiny_shapes, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "shapes.html").write_text("<h1>Measured</h1><script>parent.ran=1</script>")
+    monkeypatch.setattr(short_suite, "STORED", tmp_path)
+    monkeypatch.setitem(MODELS, "shapes", tiny_shapes.spec)
+    ui, address = serve(tiny_shapes)
+    try:
+        page = open_page(address=address)
+        open_tab(page, "Benchmark")
+        page.frame_locator("iframe.report").get_by_role("heading", name="Measured").wait_for()
+        assert page.evaluate("window.ran") is None
+        assert "This model on the whole test set" in page.input_value("#reports input")
+    finally:
+        ui.close(verbose=False)
+
+
+@SIZES
+def test_see_how_sure_the_short_suite_is_while_it_runs(reopen, size):
+    page = reopen(size)
+    fill(page, "#num_inference_steps", 1)
+    open_tab(page, "Benchmark")
+    fill(page, "#suite_prompts", 12)
+    page.click("#suite_button")
+    page.wait_for_selector("#report .gain .at")
+    assert page.locator("#suite_status .running").count()  # before it has finished
+    wait_for_text(page, "#suite_status", "24 images.")
+    keep(page, f"benchmark_{size[0]}")
+    label = page.locator("#report .gain .span").get_attribute("aria-label")
+    assert re.fullmatch(r"npnet: [+-][\d.]+ points, 95 % interval [+-][\d.]+ to [+-][\d.]+", label)
+    said = page.inner_text("#report")
+    for words in ("over 12 prompts", "count prompts, not images", "Holm's method", "A tie is not a win"):
+        assert words in said
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_at_another_size_the_page_says_that_nothing_is_checked(open_page):  # noqa: F811
+    page = open_page()
+    page.click("#size button")
+    fill(page, "#height", 96)
+    compare(page, seed=5, steps=1)
+    wait_for_text(page, "#status", "At 64 x 96 nothing is checked")
+    fill(page, "#height", "")
+    compare(page, seed=6, steps=1)
+    assert "nothing is checked" not in page.inner_text("#status")
+
+
+# --- a phone ----------------------------------------------------------------------------------------------------------
+
+
+def test_look_at_a_grid_on_a_phone(reopen):
+    """At its own size, moved by a finger within its frame, and not the page with it."""
+    page = reopen(PHONE)
+    fill(page, "#num_inference_steps", 1)
+    open_tab(page, "Explore")
+    fill(page, "#grid_prompts", "a star")
+    page.click("#grid_button")
+    wait_for_text(page, "#grid_status", "4 comparisons")
+    keep(page, "explore_390")
+    wide = page.evaluate(
+        """() => {
+            const image = document.querySelector("#grid img");
+            let frame = image.parentElement;
+            while (frame && frame.scrollWidth <= frame.clientWidth) frame = frame.parentElement;
+            frame.scrollLeft = 100;
+            return [image.clientWidth, image.naturalWidth, frame.scrollLeft, document.documentElement.scrollWidth];
+        }"""
+    )
+    assert wide[0] == wide[1] > PHONE[0]
+    assert wide[2:] == [100, PHONE[0]]
+
+
+def test_hints_for_keys_are_where_there_are_keys(reopen):
+    for size in (DESKTOP, PHONE):
+        page = reopen(size)
+        page.wait_for_selector("#status", state="attached")
+        assert page.locator("#status .keys").is_visible() == (size == DESKTOP)
+        open_tab(page, "Blind")
+        assert page.locator("#blind .keys").is_visible() == (size == DESKTOP)
+        assert page.locator("#blind .for-touch").is_visible() == (size == PHONE)
+
+
+def test_flip_with_a_finger(reopen):
+    page = reopen(PHONE)
+    compare(page, steps=1)
+    page.evaluate("golden.setView('flip')")
+    box = page.locator("#images .standard .frame").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    page.wait_for_selector("#images .arm.golden", state="visible")
+    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": x, "y": y - 60}]})
+    page.wait_for_timeout(300)
+    assert page.locator("#images .arm.golden").is_visible()  # the finger's move is not taken for scrolling
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_selector("#images .arm.standard", state="visible")
+
+
+@SIZES
+def test_the_flow_is_drawn_for_the_width(reopen, size):
+    page = reopen(size)
+    open_tab(page, "About")
+    shown = [svg.bounding_box() for svg in page.locator("svg.flow").all() if svg.is_visible()]
+    keep(page, f"about_{size[0]}")
+    assert len(shown) == 1
+    assert shown[0]["x"] >= 0
+    assert shown[0]["x"] + shown[0]["width"] <= size[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@SIZES
+def test_axe_finds_nothing_serious_once_the_tabs_are_full(reopen, never_alike, size, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page = reopen(size, color_scheme=scheme)
+    compare(page, steps=1)
+    found = {}
+
+    def look(tab: str) -> None:
+        results = axe.Axe().run(page, context={"exclude": [[selector] for selector in GRADIOS_OWN]})
+        for violation in results.response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found[tab, violation["id"]] = [node["html"][:160] for node in violation["nodes"]]
+
+    open_tab(page, "Blind")
+    page.click("#blind_button")
+    page.wait_for_selector("#vote_left:not([disabled])")
+    page.click("#vote_left")
+    wait_for_text(page, "#reveal", "golden noise")
+    page.wait_for_selector("#vote_left:not([disabled])")
+    look("Blind")
+    open_tab(page, "History")
+    page.wait_for_selector("#gallery button.thumbnail-item")
+    look("History")
+    open_tab(page, "Benchmark")
+    fill(page, "#suite_prompts", 8)
+    page.click("#suite_button")
+    wait_for_text(page, "#suite_status", "images.")
+    look("Benchmark")
+    open_tab(page, "About")
+    look("About")
+    assert not found

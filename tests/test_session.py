@@ -160,7 +160,8 @@ def test_a_thumbnail_of_a_giant_image_is_never_decoded(records, tiny_shapes):
         ('<img src="x">', "golden-img-src-x-7-npnet.png"),
         ("猫 on a Straße", "golden-猫-on-a-straße-7-npnet.png"),
         ("!!!", "golden-image-7-npnet.png"),
-        ("word " * 100, f"golden-{'word-' * 11}word-7-npnet.png"),
+        ("word " * 100, f"golden-{'word-' * 23}word-7-npnet.png"),
+        ("猫" * 100, f"golden-{'猫' * 40}-7-npnet.png"),
     ],
 )
 def test_a_download_is_named_after_prompt_seed_and_arm(prompt, name):

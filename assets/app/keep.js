@@ -24,7 +24,7 @@
   });
   document.addEventListener("drop", (event) => {
     document.body.classList.remove("dropping");
-    const input = find("#open_png input[type=file], #open_png_input input[type=file], input#open_png");
+    const input = find("#drop input[type=file]");
     if (!carriesFile(event) || !event.dataTransfer.files.length || !input) return;
     event.preventDefault();
     const files = new DataTransfer();

@@ -5,12 +5,14 @@ import re
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
+from ..drawing import to_png
 from ..request import CompareRequest
 from ..settings import PNG_KEY
 
-MAX_PROMPT_CHARS = 60
+MAX_PROMPT_BYTES = 120  # of UTF-8: file systems take names of 255
 
 
 def name_image(request: CompareRequest, arm: str) -> str:
@@ -20,7 +22,8 @@ def name_image(request: CompareRequest, arm: str) -> str:
 
 def write_name(prompt: str, seed: int, arm: str) -> str:
     """golden-PROMPT-SEED-ARM.png, of letters, digits and hyphens in any script, so that every system takes it."""
-    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:MAX_PROMPT_CHARS].rstrip("-")
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    words = words.encode()[:MAX_PROMPT_BYTES].decode(errors="ignore").rstrip("-")
     return f"golden-{words or 'image'}-{seed}-{arm}.png"
 
 
@@ -30,10 +33,9 @@ class NamedImage(gr.Image):
     is_template = True  # for gradio: drawn as any image
 
     def postprocess(self, value: Any) -> Any:
-        data = super().postprocess(value)
-        if data is not None and (name := read_name(value)):
-            data.orig_name = name
-        return data
+        if name := read_name(value):  # the server names the file, whatever the page wants
+            value = save_bytes_to_cache(to_png(value), name, self.GRADIO_CACHE)
+        return super().postprocess(value)
 
 
 def read_name(image: Any) -> str | None:

@@ -31,10 +31,9 @@ class NamedImage(gr.Image):
     is_template = True  # for gradio: drawn as any image
 
     def postprocess(self, value: Any) -> Any:
-        data = super().postprocess(value)
-        if data is not None and (name := read_name(value)):
-            data.orig_name = name
-        return data
+        if name := read_name(value):  # the server names the file, whatever the page wants
+            value = save_bytes_to_cache(to_png(value), name, self.GRADIO_CACHE)
+        return super().postprocess(value)
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
     if TYPE_CHECKING:

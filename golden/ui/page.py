@@ -13,12 +13,13 @@ from ..settings import MAX_IMAGE_BYTES, from_png
 from .api import build_api
 from .controls import Controls
 from .html import read_static, render
+from .memory import build_memory
 from .pieces import PAGE, SESSION_SECONDS, show_error
 from .scoreboard import NO_JUDGES, Judging
 from .tabs import Page, find_tabs
 from .tabs.benchmark import Suites
 from .theme import make_theme
-from .watch import make_watch
+from .watch import Pace, make_watch
 
 STYLES = ("app.css", "rest.css")
 SCRIPTS = ("app.js", "keep.js", "blind.js")  # the first defines what the others add to
@@ -42,10 +43,11 @@ def build_ui(
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(render("header", model=spec.title or spec.name), elem_id="header")
         records, controls = gr.State([], time_to_live=SESSION_SECONDS), Controls(model)
-        link = gr.Textbox(visible="hidden", elem_id="link")
+        link, memory = gr.Textbox(visible="hidden", elem_id="link"), build_memory()
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
-            watch, watch_judged = make_watch(model), make_watch(model, judging.judges)
-            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, link, suites, runs)
+            pace = Pace()
+            watch, watch_judged = make_watch(model, None, pace), make_watch(model, judging.judges, pace)
+            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, link, memory, suites, runs)
             for tab in find_tabs():
                 with gr.Tab(tab.title, id=tab.id) as placed:
                     tab.build(page, placed)
@@ -66,7 +68,8 @@ def connect_link(page: Page) -> None:
 def build_drop(page: Page) -> None:
     """The button without a face to which assets/app/keep.js hands a file that is dropped anywhere on the page."""
     controls = page.controls
-    dropped = gr.UploadButton("Open a PNG", type="binary", visible="hidden", elem_id="open_png")
+    with gr.Row(elem_id="drop"):
+        dropped = gr.UploadButton("Open a PNG", type="binary")
 
     def open_png(data: Any) -> dict:
         shown = {page.tabs: gr.Tabs(selected="compare")}

@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,8 +47,8 @@ class Record:
     number: int
     created: str
     request: CompareRequest
-    described: dict[str, Any]
-    images: dict[str, bytes]
+    described: dict[str, Any] = field(hash=False)  # gradio hashes what it keeps to see whether it has changed
+    images: dict[str, bytes] = field(hash=False)
     thumbnail: bytes = b""
 
     @property

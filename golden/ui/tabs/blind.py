@@ -1,7 +1,7 @@
 """The Blind tab: vote on pairs of images without knowing which is which; the next pair comes by itself."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +17,8 @@ from ...checks import shown
 from ...compare import Checked, Comparison, Event, Progress, Rendered
 from ...errors import GoldenError, InvalidInput
 from ...model import Model
-from ...models import ModelSpec
 from ...request import CompareRequest, validate
+from ...sizes import say_unchecked
 from ..fields import has_npnet
 from ..html import render
 from ..pieces import (
@@ -68,7 +68,6 @@ NAMES = {
     "select_16": "best of 16 noises",
     "select_64": "best of 64 noises",
 }
-BUTTON_IDS = {vote: f"vote_{vote.replace(' ', '_')}" for vote in VOTES}
 MIN_DISTANCE = 0.05
 """Root mean square of the differences of pixels from 0 to 1, below which the images of a pair look alike.
 
@@ -82,7 +81,6 @@ ALL_ALIKE = (
     f"{MAX_SKIPS} pairs in a row look alike: give another prompt, leave it empty, or choose what is compared below."
 )
 Judged = Mapping[str, Mapping[str, str]]
-KEY = "golden"  # gradio wants one for what the browser keeps, and sends it to every browser: it hides nothing
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Ballot:
         kept: votes and skipped pairs as the browser keeps them.
     """
 
-    spec: ModelSpec
+    model: Model
     prompt: gr.Textbox
     arms: tuple[gr.Dropdown, gr.Dropdown]
     sides: tuple[gr.Image, gr.Image]
@@ -143,8 +141,10 @@ class Ballot:
             return {self.status: gr.skip()}
         cast = cast_vote(pair.request, vote, pair.id, pair.preferred)
         counted = add_preferences([*votes, cast], judged)
-        asked = {self.pair: None, self.turn: pair.id, self.reveal: show_reveal(cast.request.arms, pair.verdicts, vote)}
-        kept = {self.kept: votes_to_json(counted, num_skipped, self.spec)}
+        unchecked = say_unchecked(cast.request.height, cast.request.width, self.model.spec, self.model.pipeline)
+        reveal = show_reveal(cast.request.arms, pair.verdicts, vote, unchecked)
+        asked = {self.pair: None, self.turn: pair.id, self.reveal: reveal}
+        kept = {self.kept: votes_to_json(counted, num_skipped, self.model.spec)}
         return self.allow_votes(False) | asked | kept | self.show_votes(counted, num_skipped)
 
     def show_votes(self, votes: Sequence[Vote], num_skipped: int) -> dict:
@@ -189,9 +189,10 @@ def build(page: Page, tab: gr.Tab) -> None:
         gr.HTML(show_hint(SKIPPED + KEPT))
     first_states = (None, [], {}, 0, None)
     pair, votes, judged, skipped, turn = (gr.State(first, time_to_live=SESSION_SECONDS) for first in first_states)
-    kept = gr.BrowserState({}, storage_key="golden-votes", secret=KEY)
     words = (status, reveal, tally, as_csv, forget)
-    ballot = Ballot(page.model.spec, prompt, arms, sides, buttons, *words, pair, votes, judged, skipped, turn, kept)
+    ballot = Ballot(
+        page.model, prompt, arms, sides, buttons, *words, pair, votes, judged, skipped, turn, page.memory.votes
+    )
     connect_pairs(page, ballot, start, stop)
     connect_votes(page, ballot)
 
@@ -249,7 +250,7 @@ def connect_pairs(page: Page, ballot: Ballot, start: gr.Button, stop: gr.Button)
     connect_stop(stop, running, status, "Stopped. Start brings the next pair.")
 
 
-def follow_pair(ballot: Ballot, events: Iterator[Event], judged: Judged, scored: bool) -> Iterator[dict]:
+def follow_pair(ballot: Ballot, events: Iterator[Event], judged: Judged, scored: bool) -> Generator[dict, None, bool]:
     """The updates of one comparison; returns whether its pair was shown, not skipped because it looks alike."""
     pair_id = secrets.token_hex(8)
     for event in events:
@@ -296,7 +297,7 @@ def connect_votes(page: Page, ballot: Ballot) -> None:
         button.click(partial(ballot.count, vote), inputs, outputs, **PAGE)
 
     def restore(kept: Any) -> dict:
-        return ballot.show_votes(*votes_from_json(kept, ballot.spec))
+        return ballot.show_votes(*votes_from_json(kept, ballot.model.spec))
 
     def forget() -> dict:
         return ballot.show_votes([], 0) | {ballot.kept: {}, ballot.reveal: ""}
@@ -305,11 +306,11 @@ def connect_votes(page: Page, ballot: Ballot) -> None:
     ballot.forget.click(forget, None, [*counts, ballot.kept, ballot.reveal], **PAGE)
 
 
-def show_reveal(order: Sequence[str], verdicts: Mapping[str, Verdict], vote: str = "") -> str:
+def show_reveal(order: Sequence[str], verdicts: Mapping[str, Verdict], vote: str = "", unchecked: str = "") -> str:
     """What the last pair's images were, and the checker's verdicts on them."""
     sides = zip(("left", "right"), order, strict=True)
     shown_sides = [(side, arm, NAMES.get(arm, arm), verdicts.get(arm)) for side, arm in sides]
-    return render("reveal", sides=shown_sides, vote=vote)
+    return render("reveal", sides=shown_sides, vote=vote, unchecked=unchecked)
 
 
 def show_tally(votes: Sequence[Vote], num_skipped: int = 0) -> str:

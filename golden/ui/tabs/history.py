@@ -16,13 +16,11 @@ from ..scoreboard import count_wins
 from . import Page, Tab
 
 KEPT = "This browser keeps the last {} comparisons as settings and thumbnails; opening one makes its images again."
-# Gradio wants a key to hide what the browser keeps. It is sent to every browser, so that it hides nothing.
-KEY = "golden"
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The components of the tab, and what it knows: the numbers of the records in the gallery, and the browser's."""
+    """The components of the tab, and the numbers of the records in it."""
 
     words: gr.Textbox
     as_zip: gr.DownloadButton
@@ -30,8 +28,6 @@ class Gallery:
     status: gr.HTML
     images: gr.Gallery
     found: gr.State
-    kept: gr.BrowserState
-    newest: gr.BrowserState
 
     def show(self, records: Sequence[session.Record], wanted: Any) -> dict:
         matching = session.search(records, wanted)
@@ -50,8 +46,6 @@ class Gallery:
 
 def build(page: Page, tab: gr.Tab) -> None:
     found = gr.State([], time_to_live=SESSION_SECONDS)
-    kept = gr.BrowserState([], storage_key="golden-history", secret=KEY)
-    newest = gr.BrowserState(None, storage_key="golden-newest", secret=KEY)  # on its way into `kept`
     with gr.Column(elem_classes="narrow"):
         with gr.Row(elem_id="history_bar"):
             words = gr.Textbox(
@@ -78,7 +72,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             elem_id="gallery",
         )
         gr.HTML(show_hint(KEPT.format(session.MAX_KEPT)))
-    gallery = Gallery(words, as_zip, forget, status, images, found, kept, newest)
+    gallery = Gallery(words, as_zip, forget, status, images, found)
     connect_gallery(page, tab, gallery)
     connect_browser(page, gallery)
 
@@ -99,9 +93,9 @@ def connect_gallery(page: Page, tab: gr.Tab, gallery: Gallery) -> None:
     )
 
     def forget() -> dict:
-        return {page.records: [], gallery.kept: []} | gallery.show([], "")
+        return {page.records: [], page.memory.records: []} | gallery.show([], "")
 
-    gallery.forget.click(forget, None, [page.records, gallery.kept, *shown], **PAGE)
+    gallery.forget.click(forget, None, [page.records, page.memory.records, *shown], **PAGE)
 
 
 def connect_browser(page: Page, gallery: Gallery) -> None:
@@ -118,13 +112,13 @@ def connect_browser(page: Page, gallery: Gallery) -> None:
         # None where nothing was made: the last one must not come back after all was forgotten.
         return session.record_to_json(records[-1]) if records and records[-1].images else None
 
-    page.blocks.load(restore, [gallery.kept, page.records], [page.records], **PAGE)
-    described = page.records.change(describe_newest, [page.records], [gallery.newest], **PAGE)
+    page.blocks.load(restore, [page.memory.records, page.records], [page.records], **PAGE)
+    described = page.records.change(describe_newest, [page.records], [page.memory.newest], **PAGE)
     described.then(
         None,
-        [gallery.newest, gallery.kept],
-        [gallery.kept],
-        js=f"(newest, kept) => window.golden.keepRecord(newest, kept, {session.MAX_KEPT})",
+        [page.memory.newest, page.memory.records],
+        [page.memory.records],
+        js=f"(newest, kept) => [window.golden.keepRecord(newest, kept, {session.MAX_KEPT})]",
         api_visibility="private",
     )
 
