@@ -66,7 +66,8 @@
     notice.append(close);
     document.body.append(notice);
   }
-  document.addEventListener("DOMContentLoaded", tellWhatStopped);
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", tellWhatStopped);
+  else tellWhatStopped();
 
   Object.assign(window.golden, { keepRecord });
 })();

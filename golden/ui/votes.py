@@ -164,20 +164,22 @@ def votes_from_json(kept: Any, spec: ModelSpec) -> tuple[list[Vote], int]:
 def _read_vote(entry: Any, spec: ModelSpec) -> Vote | None:
     if not isinstance(entry, dict):
         return None
-    settings, arms, preferred = entry.get("settings"), entry.get("arms"), entry.get("preferred")
-    texts = [entry.get(name) for name in ("id", "created", "vote")]
-    if not isinstance(settings, dict) or not all(isinstance(text, str) for text in texts) or texts[2] not in VOTES:
+    pair_id, created, vote = (entry.get(name) for name in ("id", "created", "vote"))
+    if not isinstance(pair_id, str) or not isinstance(created, str) or vote not in VOTES:
         return None
-    known = isinstance(arms, list) and len(arms) == 2 and arms[0] != arms[1] and all(_is_arm(arm) for arm in arms)
-    if not known or not isinstance(preferred, dict):
+    settings, arms, preferred = entry.get("settings"), _read_arms(entry.get("arms")), entry.get("preferred")
+    if not isinstance(settings, dict) or not isinstance(preferred, dict) or arms is None:
         return None
     try:
-        request = replace(from_dict(settings, spec), arms=tuple(arms))
+        request = replace(from_dict(settings, spec), arms=arms)
     except InvalidInput:
         return None
     sound = {voter: arm for voter, arm in preferred.items() if voter in VOTERS and arm in (*arms, TIE)}
-    return Vote(texts[0][:MAX_ID_CHARS], texts[1][:MAX_TIME_CHARS], request, texts[2], sound)
+    return Vote(pair_id[:MAX_ID_CHARS], created[:MAX_TIME_CHARS], request, vote, sound)
 
 
-def _is_arm(name: Any) -> bool:
-    return isinstance(name, str) and name in ARMS
+def _read_arms(value: Any) -> tuple[str, str] | None:
+    """Two different names of ARMS; None for anything else."""
+    if not isinstance(value, list) or len(value) != 2 or value[0] == value[1]:
+        return None
+    return (value[0], value[1]) if all(isinstance(arm, str) and arm in ARMS for arm in value) else None

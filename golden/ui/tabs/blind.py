@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any, no_type_check
 
@@ -187,7 +187,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             forget = gr.Button("Forget all votes", size="sm", visible=False, elem_id="blind_forget")
         arms = build_arms(page.model)
         gr.HTML(show_hint(SKIPPED + KEPT))
-    first_states = (None, [], {}, 0, None)
+    first_states: tuple = (None, [], {}, 0, None)
     pair, votes, judged, skipped, turn = (gr.State(first, time_to_live=SESSION_SECONDS) for first in first_states)
     words = (status, reveal, tally, as_csv, forget)
     ballot = Ballot(
@@ -326,8 +326,8 @@ def show_tally(votes: Sequence[Vote], num_skipped: int = 0) -> str:
         ("skipped as alike", str(num_skipped)),
     ]
     ranking = [
-        (NAMES.get(name, name), *(f"{value:+.0f}" for value in (points.value, points.low, points.high)), num_votes)
-        for name, points, num_votes in ((rating.name, rating.points, rating.num_votes) for rating in rank_arms(votes))
+        (NAMES.get(rating.name, rating.name), *map(write_points, astuple(rating.points)), rating.num_votes)
+        for rating in rank_arms(votes)
     ]
     agreement = [
         (voter, agreed, total, *(f"{100 * end:.0f}" for end in win_rate(agreed, total)[1:]))
@@ -335,6 +335,10 @@ def show_tally(votes: Sequence[Vote], num_skipped: int = 0) -> str:
     ]
     missing = max(0, MIN_RANKED - len(votes))
     return render("tally", pairs=pairs, ranking=ranking, missing=missing, agreement=agreement)
+
+
+def write_points(points: float) -> str:
+    return f"{points:+.0f}".replace("-", "−")
 
 
 TAB = Tab("Blind", 3, build)

@@ -58,6 +58,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             as_zip = gr.DownloadButton("Export as ZIP", size="sm", visible=False, elem_id="history_zip")
             forget = gr.Button("Forget all", size="sm", visible=False, elem_id="history_forget")
         status = gr.HTML(show_status("Comparisons of this browser will appear here."), elem_id="history_status")
+        gr.HTML(show_hint(KEPT.format(session.MAX_KEPT)))
         images = gr.Gallery(
             label="Comparisons",
             show_label=False,
@@ -71,7 +72,6 @@ def build(page: Page, tab: gr.Tab) -> None:
             buttons=[],
             elem_id="gallery",
         )
-        gr.HTML(show_hint(KEPT.format(session.MAX_KEPT)))
     gallery = Gallery(words, as_zip, forget, status, images, found)
     connect_gallery(page, tab, gallery)
     connect_browser(page, gallery)
