@@ -7,20 +7,17 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..errors import ArgumentParser, InvalidInput
 from ..flags import add_flags, flag, read_flags
 from ..judges.command import JUDGE_NAMES, MODES, WEIGHT_SETS
-from ..models import MODELS
-
-if TYPE_CHECKING:
-    from .tabs.benchmark import Suites
+from ..models import MODELS, find_model
 
 M_ARENA_MAX = -8  # of glibc's mallopt(3)
 MEMORY_MODES = ("auto", "high", "low")
@@ -79,24 +76,38 @@ def check_address(host: str, port: int) -> None:
         raise InvalidInput(f"The app cannot be served on {host}:{port}: {reason}.") from None
 
 
-def serve(options: AppOptions, suites: "Suites") -> None:
-    """Load the model and the judges, and serve the page until it is stopped. Raises: GoldenError."""
+def serve(options: AppOptions, suites: str) -> None:
+    """Serve the page until it is stopped; while libraries and model load, a page that says so. Raises: GoldenError."""
+    from .waiting import WaitingPage
+
+    share_one_heap()
+    spec = find_model(options.model)
+    title = spec.title or spec.name
+    with WaitingPage(options.host, options.port, title) as waiting:
+        print(f"{title} is loading; http://{options.host}:{options.port} says how far it is.", flush=True)
+        ui, launch = prepare(options, suites, waiting.say)
+    try:
+        ui.launch(server_name=options.host, server_port=options.port, share=options.share, **launch)
+    except (OSError, ValueError) as error:  # the latter if gradio cannot reach its own server within seconds
+        raise InvalidInput(f"The app cannot be served on {options.host}:{options.port}: {error}") from None
+
+
+def prepare(options: AppOptions, suites: str, say: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
+    """The page of the loaded model, and the arguments of its launch; `say` is told what is being done."""
+    say("loading libraries")
     from ..model import load_model, pick_device
     from ..pipelines import is_spared
     from .page import build_ui, launch_options
     from .scoreboard import choose_judging
 
     launch = launch_options(options.mcp)
-    share_one_heap()
     device = pick_device(options.device)
+    say(f"loading the model on {device}")
     model = load_model(options.model, npnet=options.npnet, device=device, memory=options.memory)
     mode = "rotating" if options.judge_mode == "auto" and is_spared(model.pipeline) else options.judge_mode
     judging = choose_judging(options.judges, options.judge_weights, mode, model.spec, device)
-    ui = build_ui(model, judging, options.runs, suites)
-    try:
-        ui.launch(server_name=options.host, server_port=options.port, share=options.share, **launch)
-    except (OSError, ValueError) as error:  # the latter if gradio cannot reach its own server within seconds
-        raise InvalidInput(f"The app cannot be served on {options.host}:{options.port}: {error}") from None
+    say("building the page")
+    return build_ui(model, judging, options.runs, import_module(suites)), launch
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> None:
@@ -104,4 +115,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> None:
     add_flags(parser, AppOptions)
     options = read_flags(AppOptions, parser.parse_args(argv))
     check_address(options.host, options.port)
-    serve(options, import_module("eval.short_suite"))  # by name, since it is above this module
+    serve(options, "eval.short_suite")  # by name, since it is above this module
