@@ -69,5 +69,18 @@
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", tellWhatStopped);
   else tellWhatStopped();
 
-  Object.assign(window.golden, { keepRecord });
+  // --- another model ----------------------------------------------------------------------------------------------
+
+  /** Open the page of a model that was just chosen: once this server has gone, whoever answers at its address. */
+  async function reopen() {
+    for (let gone = false, tries = 0; tries < 120; tries += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      try {
+        const answer = await fetch(location.pathname, { cache: "no-store" });
+        if (gone || !answer.ok) return location.replace(location.pathname);
+      } catch { gone = true; }
+    }
+  }
+
+  Object.assign(window.golden, { keepRecord, reopen });
 })();

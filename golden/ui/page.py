@@ -14,8 +14,9 @@ from .api import build_api
 from .controls import Controls
 from .html import read_static, render
 from .memory import build_memory
-from .pieces import PAGE, SESSION_SECONDS, show_error
+from .pieces import PAGE, SESSION_SECONDS, show_error, show_status
 from .scoreboard import NO_JUDGES, Judging
+from .switching import Switch
 from .tabs import Page, find_tabs
 from .tabs.benchmark import Suites
 from .theme import make_theme
@@ -29,7 +30,11 @@ MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte f
 
 
 def build_ui(
-    model: Model, judging: Judging = NO_JUDGES, runs: Path | None = None, suites: Suites | None = None
+    model: Model,
+    judging: Judging = NO_JUDGES,
+    runs: Path | None = None,
+    suites: Suites | None = None,
+    switch: Switch | None = None,
 ) -> gr.Blocks:
     """The page of a loaded model; launch it with `launch_options()`.
 
@@ -38,10 +43,13 @@ def build_ui(
         judging: who scores its comparisons.
         runs: folder of finished benchmarks.
         suites: what the Benchmark tab runs: eval.short_suite, or nothing.
+        switch: the models that can be chosen, None for this one alone.
     """
     spec = model.spec
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(render("header", model=spec.title or spec.name), elem_id="header")
+        if switch:
+            build_choice(switch)
         records, controls = gr.State([], time_to_live=SESSION_SECONDS), Controls(model)
         link, memory = gr.Textbox(visible="hidden", elem_id="link"), build_memory()
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
@@ -57,6 +65,24 @@ def build_ui(
     ui.queue(max_size=MAX_WAITING)
     _keep_names_private(ui)
     return ui
+
+
+def build_choice(switch: Switch) -> None:
+    """The choice of a model, and what became of the last one."""
+    with gr.Row(elem_id="models"):
+        choices = [(title, name) for name, title in switch.titles.items()]
+        choice = gr.Dropdown(choices, value=switch.chosen, label="Model", elem_id="model_choice", scale=0)
+        status = gr.HTML(show_status(switch.problem, "error") if switch.problem else "", elem_id="model_status")
+
+    def choose(name: Any) -> str:
+        try:
+            switch.choose(name)
+        except GoldenError as error:
+            return show_error(error)
+        return show_status(f"Loading {switch.titles[name]}, for everybody on this page …", "running")
+
+    asked = choice.input(choose, [choice], [status], **PAGE)
+    asked.then(None, None, None, js="() => window.golden.reopen()", api_visibility="private")
 
 
 def connect_link(page: Page) -> None:
