@@ -1,12 +1,17 @@
 """What a visitor wants of the page beyond one comparison, in a real Chromium, at a desktop's size and at a phone's."""
 
 import re
-from collections.abc import Callable
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
-from test_app import serve
-from test_browser import DESKTOP, GOLDEN, GRADIOS_OWN, PHONE, browser, keep, open_page, shown_pixels, url  # noqa: F401
+from test_app import find_free_port, serve
+from test_browser import DESKTOP, GOLDEN, GRADIOS_OWN, PHONE, SECONDS, browser, keep, open_page, shown_pixels, url  # noqa: F401
 
 from eval import short_suite
 from golden import settings
@@ -14,6 +19,8 @@ from golden.compare import run_comparison
 from golden.drawing import to_png
 from golden.models import MODELS
 from golden.request import CompareRequest
+from golden.ui import app
+from golden.ui.switching import Switch
 from golden.ui.tabs import blind
 from tests.drills.pages import PROMPT, compare, fill, open_tab, wait_done, wait_for_text
 
@@ -158,6 +165,7 @@ def test_a_refresh_while_it_runs_makes_the_comparison_again(open_page):  # noqa:
     page.wait_for_function("new URLSearchParams(location.search).get('seed') === '9'")
     assert page.locator("#status .running").count()
     page.reload()
+    page.wait_for_selector("#status")
     wait_done(page, "a star", 9)
 
 
@@ -368,3 +376,60 @@ def test_axe_finds_nothing_serious_once_the_tabs_are_full(reopen, never_alike, s
     open_tab(page, "About")
     look("About")
     assert not found
+
+
+# --- another model ----------------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Ends an app that would go on for ever."""
+
+
+@pytest.fixture
+def two_models_url(tiny_sdxl_folder, tmp_path, monkeypatch) -> Iterator[str]:
+    """The app with two models to choose from, which ends with the test."""
+    folders = [str(shutil.copytree(tiny_sdxl_folder, tmp_path / name)) for name in ("first", "second")]
+    stop, wait = threading.Event(), Switch.wait
+
+    def wait_or_stop(switch: Switch) -> None:
+        while not switch._asked.wait(0.2):
+            if stop.is_set():
+                raise Stopped
+        wait(switch)
+
+    monkeypatch.setattr(Switch, "wait", wait_or_stop)
+    port = find_free_port()
+    options = app.AppOptions(models=tuple(folders), port=port, device="cpu", judges=("none",))
+
+    def serve_until_stopped() -> None:
+        with suppress(Stopped):
+            app.serve(options, "eval.short_suite")
+
+    thread = threading.Thread(target=serve_until_stopped, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{port}/"
+    stop.set()
+    thread.join(60)
+
+
+def test_try_another_model_without_leaving_the_page(open_page, two_models_url):  # noqa: F811
+    wait_until_answered(two_models_url)
+    page = open_page(address=two_models_url)
+    assert page.inner_text(".model-name") == "first"
+    compare(page, "a lighthouse", 3, 1)
+    page.click("#model_choice input")
+    page.get_by_role("option", name="second").click()
+    wait_for_text(page, "#model_status", "Loading second, for everybody on this page")
+    page.wait_for_function("document.querySelector('.model-name')?.textContent === 'second'")
+    page.wait_for_selector("#compare_button")
+    compare(page, "a lighthouse", 3, 1)
+
+
+def wait_until_answered(address: str) -> None:
+    """Wait for the page before the page."""
+    for _ in range(SECONDS):
+        try:
+            httpx.get(address, timeout=SECONDS)
+            return
+        except httpx.HTTPError:
+            time.sleep(1)

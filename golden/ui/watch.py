@@ -76,18 +76,16 @@ class Pace:
 
     def expect(self, number: int, event: Progress, seconds: float) -> Expected:
         """What is to be expected of a run that has taken `seconds` since its first step, or waits (step 0)."""
-        if event.step:
-            per_step = seconds / (event.step - 1) if event.step > 1 else None
-            left = per_step * (event.num_steps - event.step) if per_step is not None else self.usual
-            return Expected(*_fields_of(event), left)
-        with self._lock:
-            num_ahead = sum(other < number for other in self._inside)
-        usual = self.usual
-        return Expected(*_fields_of(event), usual * num_ahead if usual is not None and num_ahead else None, num_ahead)
-
-
-def _fields_of(event: Progress) -> tuple:
-    return event.step, event.num_steps, event.previews
+        usual, num_ahead = self.usual, 0
+        if event.step > 1:
+            left = seconds / (event.step - 1) * (event.num_steps - event.step)
+        elif event.step:
+            left = usual
+        else:
+            with self._lock:
+                num_ahead = sum(other < number for other in self._inside)
+            left = usual * num_ahead if usual is not None and num_ahead else None
+        return Expected(event.step, event.num_steps, event.previews, left, num_ahead)
 
 
 def make_watch(model: Model, judges: JudgeSet | None = None, pace: Pace | None = None) -> Watch:
