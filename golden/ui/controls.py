@@ -94,7 +94,10 @@ class Controls:
 
     def make_request(self, values: Sequence[Any]) -> CompareRequest:
         """The request in the values of `inputs`; nothing is checked."""
-        return CompareRequest(**dict(zip(SETTINGS, values, strict=True)), arms=list_arms(self.model))
+        filled = dict(zip(SETTINGS, values, strict=True))
+        # Gradio makes 0 of an empty number that somebody tabbed through.
+        empty = {name: None for name, value in filled.items() if SETTINGS[name].optional and value == 0}
+        return CompareRequest(**(filled | empty), arms=list_arms(self.model))
 
     def open(self, request: CompareRequest) -> dict:
         """Updates that fill in a request and run it as it is, with its seed locked.

@@ -128,7 +128,7 @@ def write_caption(record: session.Record) -> str:
     verdicts = "".join(marks[verdict["correct"]] for verdict in record.described["verdicts"].values())
     scores = record.described.get("scores", {})
     won = f" · golden {count_wins(scores)} of {len(scores)}" if scores and len(record.images) == 2 else ""
-    day = "" if record.images else f" · {record.created[:10]}"
+    day = f" · {record.created[:10]}" if record.thumbnail else ""  # of an earlier visit
     return f"{verdicts} {record.request.prompt} · {record.request.seed}{won}{day}"
 
 
