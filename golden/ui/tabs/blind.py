@@ -77,6 +77,7 @@ them, and the checker's verdicts were the same.
 MAX_SKIPS = 10
 SKIPPED = f"Pairs whose images differ by less than {MIN_DISTANCE:.0%} (root mean square over the pixels) are skipped."
 KEPT = f" This browser keeps the last {MAX_VOTES} votes."
+ALIKE = "The two look alike: skipped. Drawing another pair …"
 ALL_ALIKE = (
     f"{MAX_SKIPS} pairs in a row look alike: give another prompt, leave it empty, or choose what is compared below."
 )
@@ -226,7 +227,7 @@ def connect_pairs(page: Page, ballot: Ballot, start: gr.Button, stop: gr.Button)
                 if (yield from updates):
                     return
             num_skipped += 1
-            yield {ballot.skipped: num_skipped}
+            yield {ballot.skipped: num_skipped, status: show_status(ALIKE, "running", 0.0)}
         yield {status: show_status(ALL_ALIKE, "error")}
 
     @no_type_check  # gradio must see that this is a generator, also in tests that check types
