@@ -77,6 +77,7 @@ class Pace:
     def expect(self, number: int, event: Progress, seconds: float) -> Expected:
         """What is to be expected of a run that has taken `seconds` since its first step, or waits (step 0)."""
         usual, num_ahead = self.usual, 0
+        left: float | None
         if event.step > 1:
             left = seconds / (event.step - 1) * (event.num_steps - event.step)
         elif event.step:
