@@ -22,15 +22,14 @@ from eval.result_tables import (
 from eval.results import Block, Gallery, Results, Section
 from eval.seed_sections import choosing_seeds
 from eval.summary import (
-    MIN_CLUSTERS,
     RIGHT,
-    Effect,
     clusters_of,
     find_faults,
     mean_of,
     pair_rows,
 )
-from eval.tables import Table, begin, find_units, format_difference, format_interval, format_value, name_metric
+from eval.tables import Table, begin, find_units, format_interval, name_metric
+from eval.words import COUNTING, say_effect
 from golden.statistics import Interval
 
 NUM_SHOWN = 6  # prompts in a gallery
@@ -70,24 +69,7 @@ def say_result(results: Results) -> str:
     effect = next((e for e in results.effects if focus and e.variant == focus.name and e.metric == metric), None)
     if effect is None:
         return ""
-    return (
-        f"{begin(name_metric(metric))}: {format_value(metric, effect.mean)} of {effect.variant} against "
-        f"{format_value(metric, effect.baseline_mean)} of {effect.baseline}, a difference of "
-        f"{format_difference(metric, effect.difference)} over {effect.num_prompts} prompts. "
-        f"{say_whether_settled(effect, clusters_of(results.rows).nunique())}"
-    )
-
-
-def say_whether_settled(effect: Effect, num_clusters: int) -> str:
-    """Whether an effect differs from zero, and if that is open, how many prompts would show it."""
-    if num_clusters < MIN_CLUSTERS:
-        return f"An interval takes at least {MIN_CLUSTERS} different prompts."
-    if effect.difference.excludes_zero:
-        return "The interval excludes zero."
-    needed = ""
-    if effect.prompts_needed:
-        needed = f" Four of five studies of {effect.prompts_needed:,} prompts would detect an effect of this size."
-    return f"The interval includes zero: these images do not settle which is better.{needed}"
+    return say_effect(effect, clusters_of(results.rows).nunique())
 
 
 def differences(results: Results) -> Section:
@@ -99,11 +81,7 @@ def differences(results: Results) -> Section:
         if results.focus:
             pairs = pair_rows(results.rows, results.focus.name, results.focus.baseline, results.metrics)
             blocks.append(difference_distributions(pairs, results.metrics, results.focus.name, results.focus.baseline))
-    text = (
-        "Every image is compared with the baseline's from the same prompt and seed. Intervals and tests count prompts, "
-        "not images; p values of several judges are corrected by Holm's method. A tie is not a win."
-    )
-    return Section("Differences", text if blocks else "", blocks)
+    return Section("Differences", COUNTING if blocks else "", blocks)
 
 
 def faults(results: Results) -> Section:

@@ -16,7 +16,7 @@ from torch import Tensor, cat
 
 from .arms import Conditions, make_noises
 from .checkers import Verdict
-from .errors import Cancelled, InvalidInput
+from .errors import Cancelled
 from .families import find_family
 from .model import Model
 from .noise import source_noise
@@ -30,24 +30,22 @@ from .pipelines import (
     sample_images,
 )
 from .request import CompareRequest, check_control, validate
+from .sizes import check_size
 
 if TYPE_CHECKING:  # judges bring libraries that comparisons without them need not wait for
     from .judges import JudgeSet
 
 PREVIEWS_PER_SECOND = 4
-MAX_ENLARGED = 2  # times the native height and width; an image's time grows faster than its area
 
 
-def find_shape(request: CompareRequest, pipeline: Any) -> tuple[int, int, int]:
+def find_shape(request: CompareRequest, model: Model) -> tuple[int, int, int]:
     """The shape (C, h, w) of the latents of a request's images.
 
-    Raises: InvalidInput for a size that the model cannot generate, or more than MAX_ENLARGED times its native one.
+    Raises: InvalidInput for a size that the model cannot draw.
     """
-    shape = latent_shape(pipeline, request.height, request.width)
-    for name, side, own in zip(("height", "width"), shape[1:], latent_shape(pipeline)[1:], strict=True):
-        if side > MAX_ENLARGED * own:
-            most, got = (cells * find_family(pipeline).cell_size(pipeline) for cells in (MAX_ENLARGED * own, side))
-            raise InvalidInput(f"The {name} must be at most {most} pixels, twice the native size, got {got}.")
+    shape = latent_shape(model.pipeline, request.height, request.width)
+    cell = find_family(model.pipeline).cell_size(model.pipeline)
+    check_size(shape[1] * cell, shape[2] * cell, model.spec, model.pipeline)
     return shape
 
 
@@ -130,7 +128,7 @@ def compare(
     """
     request = validate(request, model.spec)
     check_control(request.control, model.spec)
-    shape = find_shape(request, model.pipeline)
+    shape = find_shape(request, model)
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stopped = threading.Event()
 

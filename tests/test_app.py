@@ -38,9 +38,11 @@ from golden.judges import ALL_JUDGES
 from golden.model import Model
 from golden.models import MODELS
 from golden.request import CompareRequest
+from golden.statistics import Interval
 from golden.ui import controls, fields, page, pieces, scoreboard, session, tabs, watch
 from golden.ui.scoreboard import NO_JUDGES, Judging
 from golden.ui.tabs import about, benchmark, blind, history
+from golden.ui.votes import cast_vote
 from tests.conftest import break_judge
 from tests.drills.load import leave_mid_run
 
@@ -563,7 +565,7 @@ def test_text_is_escaped_everywhere():
         pieces.show_heading(BAD),
         blind.show_reveal(("npnet", "standard"), {"npnet": verdict}),
         about.show_about([replace(MODELS["sdxl"], title=BAD, repo=BAD)], "sdxl"),
-        benchmark.show_tables([table], 1),
+        benchmark.show_outcome(short_suite.Outcome([short_suite.Gain(BAD, Interval(1, 0, 2), BAD)], [table], BAD), 1),
         benchmark.show_report(BAD),
         scoreboard.show_scoreboard(Judging(notice=BAD), ("standard",)),
         page.render("header", model=BAD),
@@ -607,7 +609,8 @@ def test_nobody_wins_alone():
 def test_the_tally_counts_decided_votes():
     request = ask_for()
     votes = [
-        session.cast_vote(request, ("npnet", "standard"), vote) for vote in ("left", "left", "right", "tie", "both bad")
+        cast_vote(replace(request, arms=("npnet", "standard")), vote)
+        for vote in ("left", "left", "right", "tie", "both bad")
     ]
     html = blind.show_tally(votes)
     assert "2 of 3" in html

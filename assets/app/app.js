@@ -178,26 +178,6 @@
     if (event.target.closest?.("[data-action=theme]")) toggleTheme();
   });
 
-  // --- a PNG dropped anywhere -------------------------------------------------------------------------------------
-
-  const carriesFile = (event) => Array.from(event.dataTransfer?.types || []).includes("Files");
-  document.addEventListener("dragover", (event) => {
-    if (carriesFile(event)) { event.preventDefault(); document.body.classList.add("dropping"); }
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) document.body.classList.remove("dropping");
-  });
-  document.addEventListener("drop", (event) => {
-    document.body.classList.remove("dropping");
-    const input = find("#restore_png_input input[type=file], #restore_png input[type=file], input[type=file]");
-    if (!carriesFile(event) || !input) return;
-    event.preventDefault();
-    const files = new DataTransfer();
-    files.items.add(event.dataTransfer.files[0]);
-    input.files = files.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  });
-
   // --- links ------------------------------------------------------------------------------------------------------
 
   function setLink(text) {

@@ -72,7 +72,7 @@ class Controls:
         }
         self.lock = gr.Checkbox(label="Lock", value=True, elem_id="lock", min_width=64, container=False, render=False)
         self.opened = gr.State(None)
-        self.status = gr.HTML(show_status(KEYS), elem_id="status", render=False)
+        self.status = gr.HTML(show_status(KEYS, "quiet keys"), elem_id="status", render=False)
 
     def __getitem__(self, name: str) -> gr.components.Component:
         return self.by_name[name]
@@ -94,7 +94,10 @@ class Controls:
 
     def make_request(self, values: Sequence[Any]) -> CompareRequest:
         """The request in the values of `inputs`; nothing is checked."""
-        return CompareRequest(**dict(zip(SETTINGS, values, strict=True)), arms=list_arms(self.model))
+        filled = dict(zip(SETTINGS, values, strict=True))
+        # Gradio makes 0 of an empty number that somebody tabbed through.
+        empty = {name: None for name, value in filled.items() if SETTINGS[name].optional and value == 0}
+        return CompareRequest(**(filled | empty), arms=list_arms(self.model))
 
     def open(self, request: CompareRequest) -> dict:
         """Updates that fill in a request and run it as it is, with its seed locked.

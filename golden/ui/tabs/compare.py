@@ -11,6 +11,7 @@ from ...compare import Checked, Comparison, Event, Progress, Rendered, Scored
 from ...errors import GoldenError
 from ...request import CompareRequest, validate
 from ...settings import default_request, from_json, from_png, from_query, read_control, to_json
+from ...sizes import describe_sizes, say_unchecked
 from .. import session
 from ..controls import Controls
 from ..fields import SETTINGS
@@ -30,10 +31,6 @@ from ..scoreboard import count_wins
 from ..stage import Stage, build_stage
 from . import Page, Tab
 
-SIZE_POLICY = (
-    "In pixels, at most twice the native size; leave empty for the native size. NPNet works at the native size: it "
-    "sees larger noise in overlapping windows, smaller noise with a margin around it. Noise is never resized."
-)
 IMAGE_TYPES = [".png", ".jpg", ".jpeg", ".webp"]
 
 
@@ -78,7 +75,7 @@ def build_settings(controls: Controls) -> Share:
     with gr.Accordion("Size", open=False, elem_id="size"):
         with gr.Row(elem_id="sides"):
             controls.place("size")
-        gr.HTML(show_hint(SIZE_POLICY))
+        gr.HTML(show_hint(describe_sizes(controls.model.spec, controls.model.pipeline)))
     with gr.Accordion("Share and restore", open=False, elem_id="share"):
         copy_link = gr.Button("Copy link", size="sm", elem_id="copy_link")
         restore = gr.UploadButton(
@@ -136,7 +133,9 @@ class RunUpdates:
         if isinstance(event, Checked):
             scoring = show_scoring(event.comparison, self.page.judging.judges)
             return self._show_outcome(event.comparison) | {self.status: scoring}
-        finished = {self.status: show_status(summarise(event))}
+        model, request = self.page.model, event.request
+        unchecked = say_unchecked(request.height, request.width, model.spec, model.pipeline)
+        finished = {self.status: show_status(f"{summarise(event)} {unchecked}")}
         if self.page.judging.judges is None:
             return self._show_outcome(event) | finished
         # Everything but the last words was shown as it was checked and scored.
@@ -178,7 +177,8 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
             request = replace(request, seed=draw_seed())
         try:
             request = validate(request, page.model.spec)
-            yield {controls["seed"]: request.seed, controls.status: show_status("Starting …", "running", 0.0)}
+            started = {controls["seed"]: request.seed, page.link: to_json(request, page.model.spec)}
+            yield started | {controls.status: show_status("Starting …", "running", 0.0)}
             this = RunUpdates(page, stage, text, kept)
             for event in page.watch_judged(request):
                 yield this.show(event)
@@ -189,13 +189,12 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
         [start.click, controls["prompt"].submit, controls.opened.change],  # type: ignore[attr-defined]
         run,
         [*controls.inputs, controls.lock, page.records],
-        [*stage.outputs, controls["seed"], controls.status, text, page.records],
+        [*stage.outputs, controls["seed"], controls.status, text, page.link, page.records],
         concurrency_id="compare",
         concurrency_limit=1,
         trigger_mode="always_last",  # an example chosen while another runs is run after it
         **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
     )
-    running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
     connect_stop(stop, running, controls.status, "Stopped.")
 
 
