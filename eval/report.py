@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.answer import write_answer
 from eval.page import fill_template
 from eval.plots import Plot, save_plot
 from eval.results import Gallery, Results, Section
@@ -15,7 +16,7 @@ NUM_IN_TERMINAL = 3  # sections
 
 
 def write_report(results: Results, folder: Path) -> str:
-    """Write report.html, report.md, tables.tex and plots/; returns the text for the terminal.
+    """Write report.html, report.md, tables.tex, answer.json and plots/; returns the text for the terminal.
 
     Raises: GoldenError in one sentence if the folder cannot be written.
     """
@@ -28,6 +29,7 @@ def write_report(results: Results, folder: Path) -> str:
         tables = "\n\n".join(format_latex(table) for section in sections for table in section.of_kind(Table))
         write_bytes(folder / "tables.tex", f"% needs \\usepackage{{booktabs}}\n{tables}\n".encode())
         write_bytes(folder / "report.html", to_html(title, subtitle, sections).encode())
+        write_answer(results, folder)
     return to_text(sections)
 
 

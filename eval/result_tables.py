@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from eval.paper import METRICS, PAPER
 from eval.summary import (
     MIN_CLUSTERS,
     RIGHT,
@@ -25,6 +24,7 @@ from eval.tables import (
     format_value,
     name_metric,
 )
+from golden.paper import METRICS, PAPER
 from golden.statistics import Interval
 
 

@@ -162,6 +162,22 @@ ARMS: dict[str, Arm] = {
 }
 
 
+WITH_NPNET = ("npnet", "random", "norm", "mismatched", "unit_std")
+"""Arms that are made from NPNet's golden noise."""
+WITH_VERIFIER = ("ascent", "select_4", "select_16", "select_64")
+"""Arms that ask a verifier."""
+
+
+def available_arms(model: Model) -> tuple[str, ...]:
+    """The names of ARMS that a model can do: some need an NPNet, some a verifier, and inversion a guidance gap."""
+    missing = {
+        *(() if model.npnet is not None else WITH_NPNET),
+        *(() if model.verifier is not None else WITH_VERIFIER),
+        *(() if model.spec.has_guidance_gap else ("inversion",)),
+    }
+    return tuple(arm for arm in ARMS if arm not in missing)
+
+
 def find_arm(name: str) -> Arm:
     """An arm by name. Raises: InvalidInput listing the valid names."""
     return ARMS[check_name("arm", name, ARMS)]

@@ -18,13 +18,17 @@ from .verifier import Verifier, load_verifier
 
 @dataclass
 class Model:
-    """A loaded model; `npnet` and `verifier` are None if it has none."""
+    """A loaded model; `npnet` and `verifier` are None if it has none.
+
+    `npnet_name` is the file or the name of NPNETS that its NPNet was loaded from, None if unknown.
+    """
 
     spec: ModelSpec
     pipeline: Any
     npnet: NPNet | None
     verifier: Verifier | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    npnet_name: str | None = None
 
     @property
     def family(self) -> Family:
@@ -65,7 +69,7 @@ def load_model(
     if network and not is_spared(pipeline):
         network.to(device)
     verifier = load_verifier(spec.verifier, pipeline) if spec.verifier and Path(spec.verifier).is_file() else None
-    return Model(spec, pipeline, network, verifier)
+    return Model(spec, pipeline, network, verifier, npnet_name=str(weights) if network else None)
 
 
 def check_npnet_name(spec: ModelSpec, npnet: str | Path | None) -> None:

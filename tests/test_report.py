@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eval.page import fill_template
-from eval.paper import METRICS, PAPER
+from golden.paper import METRICS, PAPER
 from eval.plots import inline_svg, win_rates
 from eval.rendering import Variant, make_thumbnail
 from eval.report import write_report

@@ -44,7 +44,7 @@ def test_what_is_left_out_keeps_the_models_default(tiny_shapes):
     assert request.sampling == tiny_shapes.spec.sampling
 
 
-@pytest.mark.parametrize("name", ["note", "arms", "Seed", "guidence_scale", "x" * 5000, "a\nb"])
+@pytest.mark.parametrize("name", ["note", "arm", "Seed", "guidence_scale", "x" * 5000, "a\nb"])
 def test_an_unknown_name_is_refused_by_name(tiny_shapes, name):
     for read in (
         lambda values: settings.from_json(json.dumps(values), tiny_shapes.spec),

@@ -39,6 +39,7 @@ class Judge(nn.Module):
         unit: what a score is, for labels.
         table_factor, digits: what the paper's tables multiply a score by, and the decimals that they print.
         reads: what it looks at, for labels.
+        misses: what it cannot see, for labels. Of the embedded judges that was measured (assets/judges/README.md).
         preprocessing: which pixels it sees, see `Inputs.pixels`.
         reads_prompts: False for a judge of images alone.
         PUBLISHED: the config of the published weights.
@@ -50,6 +51,7 @@ class Judge(nn.Module):
     table_factor: ClassVar[int] = 1
     digits: ClassVar[int] = 2
     reads: ClassVar[str]
+    misses: ClassVar[str]
     preprocessing: ClassVar[str] = "floor"
     reads_prompts: ClassVar[bool] = True
     PUBLISHED: ClassVar[dict[str, Any]]

@@ -92,7 +92,7 @@ def serve(options: AppOptions, suites: "Suites") -> None:
     model = load_model(options.model, npnet=options.npnet, device=device, memory=options.memory)
     mode = "rotating" if options.judge_mode == "auto" and is_spared(model.pipeline) else options.judge_mode
     judging = choose_judging(options.judges, options.judge_weights, mode, model.spec, device)
-    ui = build_ui(model, judging, options.runs, suites)
+    ui = build_ui(model, judging, options.runs, suites, opening=True)
     try:
         ui.launch(server_name=options.host, server_port=options.port, share=options.share, **launch)
     except (OSError, ValueError) as error:  # the latter if gradio cannot reach its own server within seconds

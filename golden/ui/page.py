@@ -13,6 +13,7 @@ from ..settings import MAX_IMAGE_BYTES
 from .api import build_api
 from .controls import Controls
 from .html import read_static, render
+from .opening import Opening
 from .pieces import SESSION_SECONDS
 from .scoreboard import NO_JUDGES, Judging
 from .tabs import Page, find_tabs
@@ -26,7 +27,11 @@ MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte f
 
 
 def build_ui(
-    model: Model, judging: Judging = NO_JUDGES, runs: Path | None = None, suites: Suites | None = None
+    model: Model,
+    judging: Judging = NO_JUDGES,
+    runs: Path | None = None,
+    suites: Suites | None = None,
+    opening: bool = False,
 ) -> gr.Blocks:
     """The page of a loaded model; launch it with `launch_options()`.
 
@@ -35,6 +40,7 @@ def build_ui(
         judging: who scores its comparisons.
         runs: folder of finished benchmarks.
         suites: what the Benchmark tab runs: eval.short_suite, or nothing.
+        opening: whether the page opens with a finished comparison, which is made in the background from now on.
     """
     spec = model.spec
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
@@ -42,7 +48,8 @@ def build_ui(
         records, controls = gr.State([], time_to_live=SESSION_SECONDS), Controls(model)
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             watch, watch_judged = make_watch(model), make_watch(model, judging.judges)
-            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, suites, runs)
+            first = Opening(model, watch_judged).prepare() if opening else None
+            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, suites, runs, first)
             for tab in find_tabs():
                 with gr.Tab(tab.title, id=tab.id) as placed:
                     tab.build(page, placed)
@@ -68,8 +75,8 @@ def launch_options(mcp: bool = False) -> dict[str, Any]:
         raise InvalidInput("--mcp needs the library mcp: pip install 'gradio[mcp]'.")
     return {
         "theme": make_theme(),
-        "css": read_static("app.css"),
-        "head": render("script", source=Markup(read_static("app.js"))),  # our own file, as it is
+        "css": read_static("app.css") + read_static("compare.css"),
+        "head": render("script", source=Markup(read_static("app.js") + read_static("compare.js"))),  # our own files
         "footer_links": ["api"],
         "run_history": False,
         "max_file_size": MAX_IMAGE_BYTES,

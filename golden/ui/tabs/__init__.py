@@ -11,6 +11,7 @@ import gradio as gr
 
 from ...model import Model
 from ..controls import Controls
+from ..opening import Opening
 from ..scoreboard import Judging
 from ..watch import Watch
 
@@ -31,6 +32,7 @@ class Page:
         watch, watch_judged: comparisons without and with scores.
         suites: what the Benchmark tab runs, None for nothing.
         runs: folder of finished benchmarks, None for none.
+        opening: the comparison on show when the page opens, None for none.
     """
 
     blocks: gr.Blocks
@@ -43,6 +45,7 @@ class Page:
     watch_judged: Watch
     suites: "Suites | None" = None
     runs: Path | None = None
+    opening: Opening | None = None
 
 
 @dataclass(frozen=True)

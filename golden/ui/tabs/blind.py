@@ -110,7 +110,7 @@ def connect(page: Page, ballot: Ballot, prompt: gr.Textbox, start: gr.Button, st
         try:
             if not has_npnet(model):
                 raise InvalidInput(explain_missing_npnet(model.spec))
-            request = replace(page.controls.make_request(base), prompt=wanted, seed=draw_seed())
+            request = replace(page.controls.make_request(base), prompt=wanted, seed=draw_seed(), arms=tuple(NAMES))
             request = validate(request, model.spec)
             yield ballot.allow_votes(False) | {ballot.reveal: "", ballot.pair: None}
             for event in page.watch(request):
