@@ -226,9 +226,15 @@ def test_compare_answers_scores_and_a_failing_judge_costs_only_its_own(tiny_shap
         ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ["npnet", "npnet"]], "Each arm can be compared only once"),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ["norm"] * 5], "At most 4 noises are compared at once, got 5."),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, 7], "The control image must be an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, "/etc/passwd"], "The control image must be an uploaded file."),
+        (
+            [PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, "/etc/passwd"],
+            "The control image must be an uploaded file.",
+        ),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "/etc/passwd"}], "must be an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "/tmp/gradio/../../etc/passwd"}], "an uploaded file."),
+        (
+            [PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "/tmp/gradio/../../etc/passwd"}],
+            "an uploaded file.",
+        ),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "x\0"}], "must be an uploaded file."),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, [[]]], "The control image must be an uploaded file."),
     ],
@@ -297,7 +303,9 @@ def test_a_program_hands_a_control_image_to_a_controlnet(tiny_steered, edges, tm
     ui, url = serve(tiny_steered)
     try:
         client = Client(url, verbose=False, download_files=tmp_path, analytics_enabled=False)
-        *paths, _, _, result = client.predict(PROMPT, 3, 1, control=handle_file(tmp_path / "edges.png"), api_name="/compare")
+        *paths, _, _, result = client.predict(
+            PROMPT, 3, 1, control=handle_file(tmp_path / "edges.png"), api_name="/compare"
+        )
         with pytest.raises(AppError, match="not a readable PNG, JPEG or WebP file"):
             client.predict(PROMPT, 3, 1, control=handle_file(tmp_path / "broken.jpg"), api_name="/compare")
         with pytest.raises(AppError, match="needs a control image"):

@@ -18,7 +18,7 @@ from .grammar import (
     write_caption,
 )
 
-ANY, ALONE = "any colour", "and nothing else"
+ANY, ALONE = "any colour", "alone"
 PLAIN = "any background"
 
 _COUNTS, _COLOURS = ("a", *NUMBERS), (ANY, *COLOURS)
@@ -32,7 +32,7 @@ class ShapesComposer:
         "colour": _COLOURS,
         "shape": SHAPES,
         "relation": (ALONE, "and", *RELATIONS),
-        "other count": _COUNTS,
+        "other count": _COUNTS[:-1],  # beside other objects there is room for three of a kind
         "other colour": _COLOURS,
         "other shape": SHAPES,
         "background": (PLAIN, *BACKGROUNDS),

@@ -15,6 +15,7 @@ from .fields import SETTINGS, Setting
 from .pieces import SESSION_SECONDS, list_arms, list_examples, show_status
 
 KEYS = "Enter to compare, R to reroll, F to flip, arrow keys to slide."
+OPENING = "The first comparison is being made …"
 
 
 def make_component(setting: Setting, value: Any, visible: bool = True) -> gr.components.Component:
@@ -68,17 +69,20 @@ class Controls:
         status: the Compare tab's status line.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, first: CompareRequest | None = None) -> None:
+        """`first` is the comparison that the page opens with, None for an example that is not compared yet."""
         self.model = model
-        prompt, seed = list_examples(model)[0]
-        first = default_request(model.spec, prompt=prompt, seed=seed, arms=list_arms(model))
+        said = KEYS if first is None else OPENING
+        if first is None:
+            prompt, seed = list_examples(model)[0]
+            first = default_request(model.spec, prompt=prompt, seed=seed, arms=list_arms(model))
         self.by_name = {
             name: make_component(fit(setting, model), getattr(first, name), setting.applies(model))
             for name, setting in SETTINGS.items()
         }
         self.lock = gr.Checkbox(label="Lock", value=False, elem_id="lock", min_width=64, container=False, render=False)
         self.opened = gr.State(None)
-        self.status = gr.HTML(show_status(KEYS), elem_id="status", render=False)
+        self.status = gr.HTML(show_status(said), elem_id="status", render=False)
 
     def __getitem__(self, name: str) -> gr.components.Component:
         return self.by_name[name]
@@ -105,21 +109,19 @@ class Controls:
         return request
 
     def open(self, request: CompareRequest) -> dict:
-        """Updates that fill in a request and run it as it is."""
-        return self.fill(request) | self.run_again()
+        """Updates that fill in a request and run it as it is.
 
-    def fill(self, request: CompareRequest) -> dict:
-        """Updates that fill in a request. Links and files hold no images: the ones at hand stay."""
+        Links and files hold no images: the ones at hand stay. Without arms they are for those that the model has.
+        """
         filled = {self.by_name[name]: getattr(request, name) for name in NAMES}
-        if request.arms == CompareRequest(prompt="").arms:  # those of a link that names none
-            filled[self.by_name["arms"]] = list_arms(self.model)
-        filled[self.by_name["arms"]] = list(filled[self.by_name["arms"]])
+        default = request.arms == CompareRequest(prompt="").arms
+        filled[self.by_name["arms"]] = list(list_arms(self.model) if default else request.arms)
         images = {
             self.by_name[name]: getattr(request, name)
             for name, setting in SETTINGS.items()
             if setting.is_image and getattr(request, name) is not None
         }
-        return filled | images
+        return filled | images | self.run_again()
 
     def run_again(self) -> dict:
         """An update that runs the comparison that the inputs describe."""

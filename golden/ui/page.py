@@ -45,10 +45,13 @@ def build_ui(
     spec = model.spec
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(render("header", model=spec.title or spec.name), elem_id="header")
-        records, controls = gr.State([], time_to_live=SESSION_SECONDS), Controls(model)
+        watch, watch_judged = make_watch(model), make_watch(model, judging.judges)
+        first = Opening(model, watch_judged).prepare() if opening else None
+        records, controls = (
+            gr.State([], time_to_live=SESSION_SECONDS),
+            Controls(model, first.request if first else None),
+        )
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
-            watch, watch_judged = make_watch(model), make_watch(model, judging.judges)
-            first = Opening(model, watch_judged).prepare() if opening else None
             page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, suites, runs, first)
             for tab in find_tabs():
                 with gr.Tab(tab.title, id=tab.id) as placed:

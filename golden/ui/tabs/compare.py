@@ -15,7 +15,7 @@ from ...settings import default_request, from_json, from_png, from_query, read_c
 from .. import session
 from ..arms import describe_arm, label_arms
 from ..composer import build_composer
-from ..controls import Controls
+from ..controls import KEYS, Controls
 from ..fields import SETTINGS
 from ..flow import show_flow
 from ..glossary import LABELS
@@ -176,7 +176,10 @@ class RunUpdates:
 def summarise(comparison: Comparison) -> str:
     """One line on the outcome: the exact check first, then how many judges prefer which image."""
     verdicts, scores, parts = comparison.verdicts, comparison.scores, []
-    if verdicts:
+    if len(verdicts) > 2:
+        right = [describe_arm(arm).short for arm, verdict in verdicts.items() if verdict.correct]
+        parts.append(f"correct: {', '.join(right)}" if right else "none is correct")
+    elif verdicts:
         words = {True: "correct", False: "incorrect"}
         parts.append(", ".join(f"{describe_arm(arm).short} {words[v.correct]}" for arm, v in verdicts.items()))
     counts = count_all(comparison, list(comparison.images))
@@ -219,12 +222,11 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
 
 
 def show_opening(opening: Opening, controls: Controls, stage: Stage, spec: ModelSpec) -> dict:
-    """The comparison that the page opens with, and by which rule it was drawn."""
+    """The comparison that the page opens with, and by which rule it was drawn. The inputs describe it already."""
     comparison = opening.get()
     if comparison is None:
-        return {controls.status: gr.skip()}
-    request = comparison.request
-    shown = stage.lay_out(request.arms) | stage.show(comparison, spec) | controls.fill(request)
+        return {controls.status: show_status(KEYS)}
+    shown = stage.lay_out(comparison.request.arms) | stage.show(comparison, spec)
     return shown | {stage.rule: show_hint(opening.rule), controls.status: show_status(summarise(comparison))}
 
 
