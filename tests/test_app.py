@@ -20,6 +20,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from jinja2 import UndefinedError
@@ -29,6 +30,7 @@ import app
 from eval import short_suite
 from eval.tables import Table
 from golden import settings
+from golden.arms import ARMS as EVERY_ARM
 from golden.checkers import Verdict
 from golden.compare import Comparison, run_comparison
 from golden.drawing import to_png
@@ -38,7 +40,9 @@ from golden.judges import JUDGES
 from golden.model import Model
 from golden.models import MODELS
 from golden.request import CompareRequest
-from golden.ui import controls, fields, page, pieces, scoreboard, session, tabs, watch
+from golden.ui import composer, controls, fields, flow, glossary, page, pieces, scoreboard, session, tabs, watch
+from golden.ui.arms import describe_arm, list_choices
+from golden.ui.known import Known
 from golden.ui.scoreboard import NO_JUDGES, Judging
 from golden.ui.tabs import about, benchmark, blind, history
 from tests.conftest import break_judge
@@ -566,6 +570,12 @@ def make_bad_record() -> session.Record:
     return session.Record(1, "now", ask_for(BAD), described, {})
 
 
+def make_bad_comparison() -> Comparison:
+    """As far as the flow looks at one."""
+    image, noise = Image.new("RGB", (8, 8)), torch.zeros(4, 8, 8)
+    return Comparison(ask_for(BAD), dict.fromkeys(ARMS, image), dict.fromkeys(ARMS, noise), {}, 0.1, 1.0)
+
+
 def test_text_is_escaped_everywhere():
     verdict = Verdict(False, (BAD,), (("count", False),))
     table = Table(BAD, [BAD], [[BAD, BAD]], BAD, frozenset({(0, 1)}))
@@ -581,6 +591,10 @@ def test_text_is_escaped_everywhere():
         benchmark.show_report(BAD),
         scoreboard.show_scoreboard(Judging(notice=BAD), ("standard",)),
         page.render("header", model=BAD),
+        page.render("intro", known=Known(BAD, (BAD,)), labels={BAD: BAD}),
+        page.render("pick", arms=[BAD] * 3),
+        composer.show_help([(BAD, [BAD])], BAD),
+        flow.show_flow(make_bad_comparison()),
     ):
         assert "<script" not in html
         assert "&lt;script&gt;" in html
@@ -592,6 +606,44 @@ def test_no_module_of_the_page_writes_html_itself():
     for path in Path(tabs.__file__).parents[1].rglob("*.py"):
         strings = [line for line in path.read_text().splitlines() if re.search(r"</?[a-z]\w*[ >]", line)]
         assert strings == [], path
+
+
+def test_every_arm_has_words_and_the_best_known_come_first(tiny_shapes):
+    words = [describe_arm(name) for name in EVERY_ARM]
+    for text in (lambda arm: arm.title, lambda arm: arm.short, lambda arm: arm.help):
+        assert len({text(arm) for arm in words}) == len(EVERY_ARM)
+    assert list_choices(tiny_shapes)[:2] == [("standard", "standard"), ("golden", "npnet")]
+    assert describe_arm("brand_new").title == "Brand new"
+
+
+def test_terms_are_explained_where_they_stand():
+    for term, words in glossary.TERMS.items():
+        assert f'data-tip="{words}"' in pieces.show_pairs([(term, "1")], "figures").replace("&#39;", "'")
+    assert "data-tip" not in pieces.show_pairs([("no term", "1")], "figures")
+
+
+def test_compare_answers_up_to_four_images_in_the_order_of_the_arms(client, tiny_shapes):
+    arms = ["norm", "npnet", "standard", "mismatched"]
+    *paths, result = client.predict(PROMPT, 7, 2, arms=arms, api_name="/compare")
+    expected = run_comparison(ask_for(seed=7, num_inference_steps=2, arms=tuple(arms)), tiny_shapes)
+    for path, (arm, image) in zip(paths, expected.images.items(), strict=True):
+        with Image.open(path) as shown:
+            assert json.loads(shown.info[settings.PNG_KEY])["arm"] == arm
+            np.testing.assert_array_equal(np.asarray(shown), np.asarray(image))
+    assert result["settings"]["arms"] == arms
+    assert set(result["verdicts"]) == set(arms)
+
+
+WITHOUT_VERIFIER = {arm for arm in EVERY_ARM if arm != "ascent" and not arm.startswith("select")}
+
+
+def test_the_endpoint_offers_what_the_model_can_do(tiny_shapes):
+    """Of an arm that asks for an NPNet or a verifier there is no mention where there is none."""
+    for model, offered in ((tiny_shapes, set(EVERY_ARM)), (replace(tiny_shapes, verifier=None), WITHOUT_VERIFIER)):
+        config = page.build_ui(model).get_config_file()
+        groups = [part["props"] for part in config["components"] if part["type"] == "checkboxgroup"]
+        choices = [{value for _, value in group["choices"]} for group in groups if group["label"] == "arms"]
+        assert choices == [offered]
 
 
 def test_a_missing_value_of_a_template_is_an_error():

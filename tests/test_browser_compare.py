@@ -193,14 +193,14 @@ def test_a_refused_request_leaves_no_image_that_seems_to_be_its_own(visit):
     page = visit()
     compare(page, "a star", 1, 2)
     opacity = "selector => Number(getComputedStyle(document.querySelector(selector)).opacity)"
-    assert page.evaluate(opacity, "#images") == 1
+    assert page.evaluate(opacity, "#images .frame") == 1
     fill(page, "#prompt", "a dragon")
     page.click("#compare_button")
     wait_for_text(page, "#status", "The word 'dragon' is outside")
-    for part in ("#images", "#judged", "#npnet"):
+    for part in ("#images .frame", "#judged", "#npnet"):
         page.wait_for_function(f"({opacity})('{part}') < 0.5")
     compare(page, "a heart", 1, 2)
-    page.wait_for_function(f"({opacity})('#images') == 1")
+    page.wait_for_function(f"({opacity})('#images .frame') == 1")
 
 
 def test_reroll_only_what_is_not_locked(visit):

@@ -42,6 +42,7 @@
     sliding = true;
     slideWith(event);
     event.preventDefault();
+    find("#slider .slider").focus({ preventScroll: true });
   });
   document.addEventListener("pointermove", (event) => { if (sliding) slideWith(event); });
   ["pointerup", "pointercancel", "blur"].forEach((name) => window.addEventListener(name, () => { sliding = false; }));

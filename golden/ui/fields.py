@@ -36,7 +36,7 @@ class Setting:
         words: as sentences name it.
         help: what programs and people read about it.
         low, high, step: of a number; with a step it is a slider.
-        choices: the values allowed, None for any.
+        choices: the values allowed, each as it is or as (words, value); None for any.
         place: where the Compare tab shows it: "ask", "seed", "settings", "size", "npnet" or "arms".
         applies: whether a model has any use for it.
     """
@@ -50,7 +50,7 @@ class Setting:
     low: int | float | None = None
     high: int | float | None = None
     step: int | float | None = None
-    choices: tuple[str, ...] | None = None
+    choices: tuple[str | tuple[str, str], ...] | None = None
     place: str = "settings"
     applies: Callable[[Model], bool] = _always
 

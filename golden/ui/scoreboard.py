@@ -209,7 +209,7 @@ def _make_row(judging: Judging, judge: str, comparison: Comparison | None, limit
     by_arm = comparison.scores.get(judge) if comparison else None
     return {
         "judge": judge,
-        "help": explain_judge(judge),
+        "help": explain_judge(judge, judging.weights),
         "unavailable": comparison.unavailable.get(judge) if comparison else None,
         "shown": format_score(judge, by_arm) if by_arm is not None else None,
         "winner": find_preferred(judge, by_arm) if by_arm is not None else None,
@@ -217,10 +217,11 @@ def _make_row(judging: Judging, judge: str, comparison: Comparison | None, limit
     }
 
 
-def explain_judge(judge: str) -> str:
-    """What a judge's score is, what it can read, and what it cannot."""
+def explain_judge(judge: str, weights: str) -> str:
+    """What a judge's score is, what it reads, and what it cannot see, as measured on the embedded judges alone."""
     known = JUDGES[judge]
-    return f"Unit: {known.unit}. Higher is better. It reads {known.reads}. It cannot see {known.misses}."
+    verb = "cannot see" if weights == "embedded" else "may miss"
+    return f"Unit: {known.unit}. Higher is better. It reads {known.reads}. It {verb} {known.misses}."
 
 
 def _make_check(comparison: Comparison | None, arms: Sequence[str]) -> dict[str, Any] | None:
