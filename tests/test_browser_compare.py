@@ -145,7 +145,7 @@ def test_find_out_what_a_word_means(visit, size, tiny_shapes, tiny_judges):
             assert box["x"] + box["width"] <= size[0]
         page.keyboard.press("Escape")
         assert page.locator("#tip").count() == 0
-        assert "None of these judges can see that" in page.inner_text("#scores")
+        assert "Judges cannot see where things are" in page.inner_text("#scores")
         unnamed = page.locator("#npnet dt:not(:has(.term)), #scores th.judge:not(:has(.term)):not(:has(.unseen))")
         assert unnamed.all_inner_texts() == []
     finally:

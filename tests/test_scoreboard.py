@@ -245,9 +245,9 @@ def test_where_a_prompt_asks_for_a_position_the_judges_are_not_to_be_trusted():
     """None of the embedded ones tells left from right, however many of them prefer an image."""
     placed = Verdict(False, ("asked",), (("count", True), ("left of", False)))
     asked = show_scoreboard(JUDGING, ARMS, compared(SCORES, (placed, placed)))
-    assert "None of these judges can see that" in asked
-    assert "can see that" not in show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True), verdict(False))))
-    assert "can see that" not in show_scoreboard(
+    assert "Judges cannot see where things are" in asked
+    assert "cannot see where things are: trust" not in show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True), verdict(False))))
+    assert "cannot see where things are: trust" not in show_scoreboard(
         replace(JUDGING, weights="published"), ARMS, compared(SCORES, (placed, placed))
     )
 

@@ -18,11 +18,11 @@ from .html import render
 
 TITLES = {"embedded": "Embedded judges", "published": "Published judges"}
 NOTES = {
-    "embedded": "Small judges of the shapes world, not the published models.",
+    "embedded": "Small judges of this world, not the published ones.",
     "published": "Published weights; not comparable with the embedded judges.",
 }
 POSITIONS = ("left of", "right of", "above", "below")
-UNREAD = {"embedded": "This prompt asks where things are. None of these judges can see that: trust the exact check."}
+UNREAD = {"embedded": "Judges cannot see where things are: trust the check."}
 """By set of judges, what to say of a prompt with one of POSITIONS. Source: assets/judges/README.md."""
 LIMITS = (1.0, 2.0, 4.0, 8.0)  # of the chart, in standard deviations: the smallest that fits every bar
 
