@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from test_app import serve
-from test_browser import DESKTOP, PHONE, SECONDS, keep, shown_pixels
+from test_browser import DESKTOP, GRADIOS_OWN, PHONE, SECONDS, keep, shown_pixels
 
 from golden.errors import GoldenError
 from golden.judges import JUDGES
@@ -304,7 +304,7 @@ def test_see_whether_it_holds_for_many_seeds(visit, size):
     assert rows.count() == 2
     standard, golden = (row.inner_text() for row in rows.all())
     assert re.search(r"standard\s+\d of 8\s+–\s+\d+\.\d %", standard)
-    assert re.search(r"golden\s+\d of 8\s+[+−]\d+\.\d points \[[+−]\d+\.\d, [+−]\d+\.\d\]\s+\d+\.\d %", golden)
+    assert re.search(r"golden\s+\d of 8\s+[+−]\d+\.\d points \[[+−]\d+\.\d,\s[+−]\d+\.\d\]\s+\d+\.\d %", golden)
     assert "over 8 seeds of this one prompt" in page.inner_text("#grid_summary")
     assert page.locator("#grid_rows img").is_visible()
     assert not page.locator("#grid img").is_visible()
@@ -313,3 +313,34 @@ def test_see_whether_it_holds_for_many_seeds(visit, size):
     page.locator("#grid img").wait_for(state="visible")
     assert not page.locator("#grid_rows img").is_visible()
     assert fits(page, size)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_what_is_opened_and_filled(visit, scheme):
+    """How it works, four noises in the slider, a misspelt word, and the table over a grid."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    page, found = visit(color_scheme=scheme), {}
+
+    def check(place: str) -> None:
+        results = axe.Axe().run(page, context={"exclude": [[selector] for selector in GRADIOS_OWN]})
+        for violation in results.response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found[place, violation["id"]] = [node["html"][:160] for node in violation["nodes"]]
+
+    page.wait_for_selector(SECOND)
+    page.click("[data-action=how]")
+    for arm in ("norm", "mismatched"):
+        page.check(f"#arms input[name={arm}]")
+    compare(page, "a star", 1, 1)
+    page.click("[data-view=slide]")
+    page.fill("#prompt textarea", "three yelow stars")
+    page.wait_for_selector(".prompt-help")
+    check("Compare")
+    fill(page, "#prompt", "a star")
+    open_tab(page, "Explore")
+    fill(page, "#grid_prompts", "a star")
+    fill(page, "#grid_values", "0, 1")
+    page.click("#grid_button")
+    wait_for_text(page, "#grid_status", "2 comparisons")
+    check("Explore")
+    assert not found

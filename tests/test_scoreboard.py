@@ -244,12 +244,10 @@ def test_every_judge_says_what_it_reads_and_what_it_cannot_see():
 def test_where_a_prompt_asks_for_a_position_the_judges_are_not_to_be_trusted():
     """None of the embedded ones tells left from right, however many of them prefer an image."""
     placed = Verdict(False, ("asked",), (("count", True), ("left of", False)))
-    asked = show_scoreboard(JUDGING, ARMS, compared(SCORES, (placed, placed)))
-    assert "Judges cannot see where things are" in asked
-    assert "cannot see where things are: trust" not in show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True), verdict(False))))
-    assert "cannot see where things are: trust" not in show_scoreboard(
-        replace(JUDGING, weights="published"), ARMS, compared(SCORES, (placed, placed))
-    )
+    warning, published = "Judges cannot see where things are", replace(JUDGING, weights="published")
+    assert warning in show_scoreboard(JUDGING, ARMS, compared(SCORES, (placed, placed)))
+    assert warning not in show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True), verdict(False))))
+    assert warning not in show_scoreboard(published, ARMS, compared(SCORES, (placed, placed)))
 
 
 def test_bars_are_in_standard_deviations_of_each_judge():

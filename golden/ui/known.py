@@ -93,7 +93,7 @@ def write_difference(difference: Any) -> str:
     value, low, high = (100 * float(part) for part in difference)
     if not all(map(math.isfinite, (value, low, high))):
         raise ValueError(difference)
-    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    return f"{value:+.1f} points [{low:+.1f},\u00a0{high:+.1f}]".replace("-", "−")  # an interval is not broken
 
 
 def _quote_paper(spec: ModelSpec) -> Known:
