@@ -55,8 +55,9 @@ def make_api_component(setting: Setting, value: Any) -> gr.components.Component:
 
 def fit(setting: Setting, model: Model) -> Setting:
     """The setting with the choices that a model has."""
-    choices = {"sampler": model.family.samplers, "arms": tuple(list_choices(model))}
-    return replace(setting, choices=choices[setting.name]) if setting.name in choices else setting
+    if setting.name == "sampler":
+        return replace(setting, choices=model.family.samplers)
+    return replace(setting, choices=tuple(list_choices(model))) if setting.name == "arms" else setting
 
 
 class Controls:

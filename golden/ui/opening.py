@@ -47,7 +47,9 @@ class Opening:
     day: date = field(default_factory=lambda: datetime.now(UTC).date())
 
     def __post_init__(self) -> None:
-        self.request, self.rule = draw_request(self.model, self.day) or (None, "")
+        drawn = draw_request(self.model, self.day)
+        self.request: CompareRequest | None = drawn[0] if drawn else None
+        self.rule = drawn[1] if drawn else ""
         self._made: Comparison | None = None
         self._lock = threading.Lock()
 
