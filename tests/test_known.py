@@ -8,6 +8,8 @@ import pytest
 from golden.files import ASSETS, sha256
 from golden.models import MODELS
 from golden.ui import known
+from golden.ui.glossary import explain
+from golden.ui.html import render
 from golden.ui.known import find_known, read_measured
 
 ARMS = {
@@ -36,12 +38,19 @@ def test_a_measured_answer_has_figures_interval_and_the_naive_baseline(embedded)
     spec, write = embedded
     write()
     found = read_measured(spec)
-    assert found.answer == (
-        "On 553 test prompts golden is right on 93.1 %, standard on 91.3 %: +1.8 points [−0.2,\u00a0+3.5]."
-    )
+    assert found.answer == "On 553 test prompts golden is right on 93.1 %, standard on 91.3 %:"
+    assert found.difference == "+1.8 points [−0.2,\u00a0+3.5]"
     assert "without reading the prompt: 93.6 %" in found.details[0]
     assert "2 seeds each" in found.details[1]
     assert len(found.details) == 2
+
+
+def test_the_interval_says_what_it_is(embedded):
+    spec, write = embedded
+    write()
+    html = render("intro", known=read_measured(spec), labels={})
+    assert f'data-tip="{explain("95 % interval")}"' in html
+    assert "+1.8 points" in html
 
 
 def test_figures_of_other_weights_say_so(embedded):

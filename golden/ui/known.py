@@ -20,10 +20,14 @@ _SHOWN = ("PickScore", "HPSv2", "ImageReward")
 
 @dataclass(frozen=True)
 class Known:
-    """What the first screen says of a model: one answer, and a sentence or two on what it rests on."""
+    """What the first screen says of a model: one answer, and a sentence or two on what it rests on.
+
+    A measured answer ends with a colon, which the `difference` and its interval follow.
+    """
 
     answer: str
     details: tuple[str, ...] = ()
+    difference: str = ""
 
 
 def find_known(model: Model) -> Known:
@@ -64,7 +68,7 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
     num, seeds = int(found["num_prompts"]), int(found["num_seeds"])
     answer = (
         f"On {num} test prompts golden is right on {_percent(golden['right'])}, standard on "
-        f"{_percent(standard['right'])}: {write_difference(golden['difference'])}."
+        f"{_percent(standard['right'])}:"
     )
     details = []
     if "norm" in found["arms"]:
@@ -73,7 +77,7 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
     details.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} each, exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
-    return Known(answer, tuple(details))
+    return Known(answer, tuple(details), write_difference(golden["difference"]))
 
 
 def _is_of(found: dict[str, Any], spec: ModelSpec) -> bool:
