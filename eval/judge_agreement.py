@@ -138,12 +138,12 @@ def _find_image(folder: Path, name: str) -> Path:
 def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
     """Two rendered scenes of each caption, right or with one or two things changed; the checker prefers the better."""
     from golden.checkers import find_checker
-    from golden.shapes import change_one_attribute, parse_caption, render, sample_embedded, sample_scene
+    from golden.shapes import change_one_attribute, parse_caption, render, sample_scene
 
     checker, rng = find_checker("shapes"), np.random.default_rng(seed)
     assert checker is not None
     pairs = []
-    captions = sample_embedded(rng, held_out=True)
+    captions = checker.sample_prompts(rng, held_out=True)
     while len(pairs) < num_pairs:
         caption = next(captions)
         request = parse_caption(caption)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from eval.answer import write_answer
 from eval.golden_noise import tabulate
 from eval.page import fill_template
 from eval.plots import Plot, save_plot
@@ -20,9 +21,9 @@ COMPARISONS = "comparisons.csv"
 
 
 def write_report(results: Results, folder: Path) -> str:
-    """Write report.html, report.md, tables.tex and plots/, for suites of several samplings also comparisons.csv.
+    """Write report.html, report.md, tables.tex, answer.json and plots/; returns the text for the terminal.
 
-    Returns the text for the terminal.
+    Suites of several samplings also write comparisons.csv.
 
     Raises: GoldenError in one sentence if the folder cannot be written.
     """
@@ -30,8 +31,9 @@ def write_report(results: Results, folder: Path) -> str:
     _write(
         folder, begin(results.suite.title), f"{results.suite.source} · {results.model} · {results.prompts}", sections
     )
-    if results.suite.at_samplings:
-        with explain_write_errors(folder):
+    with explain_write_errors(folder):
+        write_answer(results, folder)
+        if results.suite.at_samplings:
             write_bytes(folder / COMPARISONS, tabulate(results).to_csv(index=False).encode())
     return to_text(sections)
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from eval.distances import clusters_by_prompt, diversity, diversity_ratio, find_diversities
-from eval.paper import METRICS, PAPER
 from eval.rendering import Variant
 from eval.summary import (
     MIN_CLUSTERS,
@@ -29,6 +28,7 @@ from eval.tables import (
     format_value,
     name_metric,
 )
+from golden.paper import METRICS, PAPER
 from golden.statistics import Interval
 
 

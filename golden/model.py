@@ -41,6 +41,7 @@ class Model:
     """A loaded model; `npnet` and `verifier` are None if it has none.
 
     The verifier is read from the file of the spec when it is first asked for: most comparisons never do.
+    `npnet_name` is the file or the name of NPNETS that its NPNet was loaded from, None if unknown.
     """
 
     spec: ModelSpec
@@ -48,6 +49,7 @@ class Model:
     npnet: NPNet | None
     verifier: Verifier | None = _ON_DEMAND
     lock: threading.Lock = field(default_factory=threading.Lock)
+    npnet_name: str | None = None
 
     @property
     def has_verifier(self) -> bool:
@@ -94,7 +96,7 @@ def load_model(
     pipeline = load_pipeline(spec, device, dtype, memory)
     if network and not is_spared(pipeline):
         network.to(device)
-    return Model(spec, pipeline, network)
+    return Model(spec, pipeline, network, npnet_name=str(weights) if network else None)
 
 
 def with_verifier(spec: ModelSpec, verifier: str | Path | None) -> ModelSpec:

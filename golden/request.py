@@ -34,10 +34,10 @@ class CompareRequest:
     guidance_scale: float = flag(5.5, "classifier-free guidance, from 1 (none)")
     sampler: str = flag("ddim", f"one of {', '.join(SAMPLERS)}", metavar="NAME")
     strength: float = flag(1.0, "strength of golden noise: 0 is the source noise, 1 the arm's own")
-    arms: tuple[str, ...] = flag(("standard", "npnet"), "names of the noises to compare")
-    control: Image.Image | None = field(default=None, compare=False)
     height: int | None = flag(None, "height in pixels (default: the native size)")
     width: int | None = flag(None, "width in pixels (default: the native size)")
+    arms: tuple[str, ...] = flag(("standard", "npnet"), "names of the noises to compare")
+    control: Image.Image | None = field(default=None, compare=False)
 
     @property
     def sampling(self) -> Sampling:

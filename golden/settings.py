@@ -20,8 +20,9 @@ from .files import ASSETS
 from .models import ModelSpec
 from .request import CompareRequest, validate
 
-NAMES = tuple(field.name for field in fields(CompareRequest) if field.name not in ("arms", "control"))
+NAMES = tuple(field.name for field in fields(CompareRequest) if field.name != "control")
 """What a link and a settings file hold: fields of CompareRequest."""
+_ARMS = CompareRequest(prompt="").arms  # a link without arms is for these
 _EXAMPLE = 'they look like {"prompt": "a red circle", "seed": 1}.'
 _MOST_NAMED = 5  # unknown settings in one sentence
 _ALSO_THERE = ("model", "control")  # what `to_dict` adds
@@ -41,9 +42,13 @@ _UNREADABLE = (  # all that Pillow raises for a file that is not what it says
 
 
 def to_dict(request: CompareRequest, spec: ModelSpec) -> dict[str, Any]:
-    """The settings with the model's name, ready for JSON; of a control image the SHA-256 of its pixels."""
+    """The settings with the model's name, ready for JSON; of a control image the SHA-256 of its pixels.
+
+    Without arms they are for standard and golden noise.
+    """
     control = {"control": hash_image(request.control)} if request.control is not None else {}
     values = {name: getattr(request, name) for name in NAMES}
+    values["arms"] = list(request.arms) if request.arms != _ARMS else None
     return {"model": spec.name} | {name: value for name, value in values.items() if value is not None} | control
 
 
@@ -75,11 +80,15 @@ def from_query(query: Mapping[str, str], spec: ModelSpec) -> CompareRequest | No
 
     Names that begin with two underscores are the server's own (`__theme`). Raises: InvalidInput as `from_json`.
     """
-    texts = ("prompt", "sampler", "model")
-    settings = {name: value for name, value in query.items() if not name.startswith("__")}
-    if not settings:
-        return None
-    return from_dict({k: v if k in texts else _parse_number(v) for k, v in settings.items()}, spec)
+    settings = {name: _parse_value(name, text) for name, text in query.items() if not name.startswith("__")}
+    return from_dict(settings, spec) if settings else None
+
+
+def _parse_value(name: str, text: str) -> Any:
+    """A value of a link: text, arms between commas, or a number."""
+    if name in ("prompt", "sampler", "model"):
+        return text
+    return text.split(",") if name == "arms" else _parse_number(text)
 
 
 def _parse_number(text: str) -> str | float:

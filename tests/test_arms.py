@@ -8,6 +8,7 @@ import torch
 from golden.arms import _UNRELATED, ARMS, Conditions, available_arms, find_arm, make_noises, mix
 from golden.checkers import find_checker
 from golden.errors import InvalidInput, MissingWeights
+from golden.models import Sampling
 from golden.noise import noise_health, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import parse_caption
@@ -186,3 +187,16 @@ def test_strength_is_a_straight_line(source):
 def test_an_unknown_arm_lists_the_known_ones(name):
     with pytest.raises(InvalidInput, match="choose one of standard, npnet, inversion"):
         find_arm(name)
+
+
+def test_only_what_a_model_can_do_is_available(tiny_model):
+    assert available_arms(tiny_model) == tuple(ARMS)
+    bare = replace(tiny_model, npnet=None, verifier=None)
+    assert available_arms(bare) == ("standard", "inversion", "repaint")
+    source, conditions = source_noise([1], SHAPE), make_conditions(bare, ["a"], [1])
+    for arm in ARMS:
+        if arm not in available_arms(bare):
+            with pytest.raises(MissingWeights):
+                find_arm(arm)(source, conditions)
+    distilled = replace(bare, spec=replace(bare.spec, sampling=Sampling("euler", 4, 1.0)))
+    assert available_arms(distilled) == ("standard", "repaint")

@@ -1,6 +1,7 @@
 """The report: figures in the paper's layout, no markup but its own, and every plot drawn from known rows."""
 
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,8 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from eval.answer import describe_answer
 from eval.page import fill_template
-from eval.paper import METRICS, PAPER
 from eval.plots import inline_svg, win_rates
 from eval.rendering import Variant, make_thumbnail
 from eval.report import write_report
@@ -23,7 +24,10 @@ from eval.suites import SUITES
 from eval.summary import compare_all, find_categories, preference
 from eval.tables import Table, format_html, format_latex, format_markdown, format_text
 from golden.errors import GoldenError
+from golden.models import MODELS
+from golden.paper import METRICS, PAPER
 from golden.statistics import Interval
+from golden.ui import known
 
 HOSTILE = '<script>alert("1")</script> & | $x_1$ \\end{table}'
 VARIANTS = [Variant(name, name, 20, 5.5, "ddim") for name in ("standard", "npnet", "random")]
@@ -338,3 +342,31 @@ def test_a_value_is_markup_in_no_place_of_the_page():
     checker.feed(page)
     assert not checker.open
     assert "script" not in checker.tags
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_answer_for_the_page(tmp_path, monkeypatch):
+    """What the app shows of a model is the run's own figures: the page reads the file that a report left."""
+    results = make_results()
+    write_report(results, tmp_path)
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert (answer["num_prompts"], answer["num_seeds"]) == (8, 3)
+    for variant in ("standard", "npnet", "random"):
+        right = results.rows.loc[results.rows["variant"] == variant, "right"].mean()
+        assert answer["arms"][variant]["right"] == pytest.approx(right)
+    effect = next(e for e in results.effects if (e.variant, e.metric) == ("npnet", "right"))
+    assert answer["arms"]["npnet"]["difference"] == [
+        effect.difference.value,
+        effect.difference.low,
+        effect.difference.high,
+    ]
+    monkeypatch.setattr(known, "ASSETS", tmp_path)
+    spec = replace(MODELS["shapes"], repo=str(tmp_path / "model"))
+    assert known.read_measured(spec).answer.startswith("On 8 test prompts golden is right on ")
+
+
+def test_rows_that_nobody_checked_are_no_answer():
+    results = make_results()
+    assert describe_answer(replace(results, rows=results.rows.drop(columns=["right", "fault"]))) is None

@@ -34,8 +34,6 @@
     VIEWS.forEach((name) => stage().classList.toggle(`view-${name}`, name === view));
     document.querySelectorAll("#views [data-view]").forEach((button) =>
       button.setAttribute("aria-pressed", String(button.dataset.view === view)));
-    // The slider measures itself when the window changes; while it was hidden it had no size.
-    requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
   }
 
   function flip(on) {
@@ -45,14 +43,7 @@
 
   function slide(step) {
     if (currentView() !== "slide") return setView("slide");
-    const frame = find("#slider .slider-wrap")?.getBoundingClientRect();
-    const handle = find("#slider [data-testid=slider]");
-    if (!frame || !handle) return;
-    const at = handle.getBoundingClientRect();
-    const x = Math.min(frame.right, Math.max(frame.left, at.left + at.width / 2 + step * frame.width));
-    const options = { view: window, bubbles: true, cancelable: true, clientX: x, clientY: at.top + at.height / 2 };
-    handle.dispatchEvent(new MouseEvent("mousedown", options));
-    window.dispatchEvent(new MouseEvent("mouseup", { ...options, bubbles: false }));
+    window.golden.slideBy(100 * step);
   }
 
   // --- zoom: one for both images --------------------------------------------------------------------------------

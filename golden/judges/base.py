@@ -40,6 +40,8 @@ class Judge(SharedJudge, nn.Module):
         unit: what a score is, for labels.
         table_factor, digits: what the paper's tables multiply a score by, and the decimals that they print.
         reads: what it looks at, for labels.
+        misses: what it cannot see, for labels; empty if that was not measured. Of the embedded judges it was
+            (assets/judges/README.md).
         preprocessing: which pixels it sees, see `Inputs.pixels`.
         reads_prompts: False for a judge of images alone.
         on_request: True for a judge that is too large to load unless it is asked for by name: "all" leaves it out, and
@@ -53,6 +55,7 @@ class Judge(SharedJudge, nn.Module):
     table_factor: ClassVar[int] = 1
     digits: ClassVar[int] = 2
     reads: ClassVar[str]
+    misses: ClassVar[str] = ""
     preprocessing: ClassVar[str] = "floor"
     reads_prompts: ClassVar[bool] = True
     on_request: ClassVar[bool] = False

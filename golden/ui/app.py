@@ -146,7 +146,7 @@ def prepare(
     mode = "rotating" if options.judge_mode == "auto" and is_spared(model.pipeline) else options.judge_mode
     judging = choose_judging(options.judges, options.judge_weights, mode, model.spec, device)
     say("building the page")
-    return build_ui(model, judging, options.runs, import_module(suites), switch=switch), launch
+    return build_ui(model, judging, options.runs, import_module(suites), switch=switch, opening=True), launch
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> None:

@@ -14,6 +14,7 @@ from .api import build_api
 from .controls import Controls
 from .html import read_static, render
 from .memory import build_memory
+from .opening import Opening
 from .pieces import PAGE, SESSION_SECONDS, show_error, show_status
 from .scoreboard import NO_JUDGES, Judging
 from .switching import Switch
@@ -22,8 +23,8 @@ from .tabs.benchmark import Suites
 from .theme import make_theme
 from .watch import Pace, make_watch
 
-STYLES = ("app.css", "rest.css")
-SCRIPTS = ("app.js", "keep.js", "blind.js")  # the first defines what the others add to
+STYLES = ("app.css", "compare.css", "rest.css")
+SCRIPTS = ("app.js", "compare.js", "keep.js", "blind.js")  # the first defines what the others add to
 CACHE_SECONDS = (900, 7200)  # how often served files are looked through, and how old they may become
 MAX_WAITING = 64
 MAX_SESSIONS = 64  # whose history is kept; gradio keeps a third of a megabyte for each, and every API call is one
@@ -35,6 +36,7 @@ def build_ui(
     runs: Path | None = None,
     suites: Suites | None = None,
     switch: Switch | None = None,
+    opening: bool = False,
 ) -> gr.Blocks:
     """The page of a loaded model; launch it with `launch_options()`.
 
@@ -44,18 +46,22 @@ def build_ui(
         runs: folder of finished benchmarks.
         suites: what the Benchmark tab runs: eval.short_suite, or nothing.
         switch: the models that can be chosen, None for this one alone.
+        opening: whether the page opens with a finished comparison, which is made in the background from now on.
     """
     spec = model.spec
     with gr.Blocks(title="golden", fill_width=True, delete_cache=CACHE_SECONDS, analytics_enabled=False) as ui:
         gr.HTML(render("header", model=spec.title or spec.name), elem_id="header")
         if switch:
             build_choice(switch)
-        records, controls = gr.State([], time_to_live=SESSION_SECONDS), Controls(model)
+        pace = Pace()
+        watch, watch_judged = make_watch(model, None, pace), make_watch(model, judging.judges, pace)
+        first = Opening(model, watch_judged).prepare() if opening else None
+        records = gr.State([], time_to_live=SESSION_SECONDS)
+        controls = Controls(model, first.request if first else None)
         link, memory = gr.Textbox(visible="hidden", elem_id="link"), build_memory()
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
-            pace = Pace()
-            watch, watch_judged = make_watch(model, None, pace), make_watch(model, judging.judges, pace)
-            page = Page(ui, model, judging, controls, records, tabs, watch, watch_judged, link, memory, suites, runs)
+            watches = (watch, watch_judged)
+            page = Page(ui, model, judging, controls, records, tabs, *watches, link, memory, suites, runs, first)
             for tab in find_tabs():
                 with gr.Tab(tab.title, id=tab.id) as placed:
                     tab.build(page, placed)

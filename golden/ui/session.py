@@ -140,6 +140,8 @@ def write_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _defuse(value: Any) -> Any:
+    if isinstance(value, tuple):  # arms
+        return " ".join(value)
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 

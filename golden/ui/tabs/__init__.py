@@ -12,6 +12,7 @@ import gradio as gr
 from ...model import Model
 from ..controls import Controls
 from ..memory import Memory
+from ..opening import Opening
 from ..scoreboard import Judging
 from ..watch import Watch
 
@@ -34,6 +35,7 @@ class Page:
         memory: what the browser keeps between visits.
         suites: what the Benchmark tab runs, None for nothing.
         runs: folder of finished benchmarks, None for none.
+        opening: the comparison on show when the page opens, None for none.
     """
 
     blocks: gr.Blocks
@@ -48,6 +50,7 @@ class Page:
     memory: Memory
     suites: "Suites | None" = None
     runs: Path | None = None
+    opening: Opening | None = None
 
 
 @dataclass(frozen=True)
