@@ -16,7 +16,7 @@ many ties as people.
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -101,8 +101,8 @@ def read_choices(path: Path) -> list[Pair]:
                 f"Row {number} of {path.name} has no choice: {choice or ' and '.join(LABELS)} must be "
                 f"{'two numbers from 0 to 1' if choice is None else ', '.join(CHOICES)}."
             ) from None
-        images = [_find_image(path.parent, row[column] or "") for column in (first, second)]
-        pairs.append(Pair(row[prompt] or "", *images, chosen))
+        one, two = (_find_image(path.parent, row[column] or "") for column in (first, second))
+        pairs.append(Pair(row[prompt] or "", one, two, chosen))
     if not pairs:
         raise InvalidInput(f"There are no choices in {path}.")
     return pairs
@@ -142,7 +142,7 @@ def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
 
     checker, rng = find_checker("shapes"), np.random.default_rng(seed)
     assert checker is not None
-    pairs = []
+    pairs: list[Pair] = []
     captions = checker.sample_prompts(rng, held_out=True)
     while len(pairs) < num_pairs:
         caption = next(captions)
@@ -153,8 +153,9 @@ def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
             if rng.random() < 0.6:
                 scene = change_one_attribute(scene, request, rng)
             images.append(render(scene))
-        one, two = (checker.check(caption, image).score for image in images)
-        pairs.append(Pair(caption, *images, float(np.sign(one - two))))
+        first, second = images
+        better = np.sign(checker.check(caption, first).score - checker.check(caption, second).score)
+        pairs.append(Pair(caption, first, second, float(better)))
     return pairs
 
 
@@ -258,7 +259,7 @@ def measure_agreement(pairs: Sequence[Pair], differences: NDArray) -> Agreement:
     )
 
 
-def agreement_table(pairs: Sequence[Pair], differences: dict[str, NDArray | str]):
+def agreement_table(pairs: Sequence[Pair], differences: Mapping[str, NDArray | str]):
     """A row for each judge that has scores, best first; the others' sentences are the note."""
     from eval.tables import Table, format_rate
     from golden.statistics import bootstrap_mean

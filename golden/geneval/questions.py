@@ -184,15 +184,15 @@ def read_questions(path: Path) -> dict[str, Questions | str]:
         try:
             entry = json.loads(line)
             prompt = " ".join(entry["prompt"].split())
-            questions = _read_geneval(entry) if "include" in entry else _read_geneval_2(entry["vqa_list"])
+            read: Questions | str = _read_geneval(entry) if "include" in entry else _read_geneval_2(entry["vqa_list"])
         except InvalidInput as error:
-            questions = str(error)
+            read = str(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InvalidInput(
                 f"Line {number} of {path.name} is neither GenEval's ({{'prompt', 'include'}}) nor GenEval 2's "
                 "({'prompt', 'vqa_list'})."
             ) from None
-        found[prompt] = questions
+        found[prompt] = read
     if not found:
         raise InvalidInput(f"There are no questions in {path}.")
     return found
@@ -219,7 +219,7 @@ _IS_SO = re.compile(r"(?:is|are) the (.+)\?")
 
 def _read_geneval_2(pairs: list[list[str]]) -> Questions:
     """Questions in words, each with its answer; those about how many and whether any name the nouns."""
-    pairs = [(question.lower().strip(), answer.lower().strip()) for question, answer in pairs]
+    pairs = [[question.lower().strip(), answer.lower().strip()] for question, answer in pairs]
     objects: dict[str, Asked] = {}
     spellings: dict[str, str] = {}
     rest = []
