@@ -16,9 +16,10 @@ many ties as people.
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ from golden.checks import check_whole
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.flags import add_flags, flag, read_flags
 from golden.judges.names import JUDGE_NAMES
+
+if TYPE_CHECKING:  # the help of a command does without torch
+    from eval.tables import Table
 
 PROMPTS = ("prompt", "caption")
 FIRST = ("image_a", "response_a", "image_0", "jpg_0", "image_0_uid")
@@ -101,8 +105,8 @@ def read_choices(path: Path) -> list[Pair]:
                 f"Row {number} of {path.name} has no choice: {choice or ' and '.join(LABELS)} must be "
                 f"{'two numbers from 0 to 1' if choice is None else ', '.join(CHOICES)}."
             ) from None
-        images = [_find_image(path.parent, row[column] or "") for column in (first, second)]
-        pairs.append(Pair(row[prompt] or "", *images, chosen))
+        one, two = (_find_image(path.parent, row[column] or "") for column in (first, second))
+        pairs.append(Pair(row[prompt] or "", one, two, chosen))
     if not pairs:
         raise InvalidInput(f"There are no choices in {path}.")
     return pairs
@@ -142,7 +146,7 @@ def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
 
     checker, rng = find_checker("shapes"), np.random.default_rng(seed)
     assert checker is not None
-    pairs = []
+    pairs: list[Pair] = []
     captions = sample_embedded(rng, held_out=True)
     while len(pairs) < num_pairs:
         caption = next(captions)
@@ -154,7 +158,7 @@ def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
                 scene = change_one_attribute(scene, request, rng)
             images.append(render(scene))
         one, two = (checker.check(caption, image).score for image in images)
-        pairs.append(Pair(caption, *images, float(np.sign(one - two))))
+        pairs.append(Pair(caption, images[0], images[1], float(np.sign(one - two))))
     return pairs
 
 
@@ -258,7 +262,7 @@ def measure_agreement(pairs: Sequence[Pair], differences: NDArray) -> Agreement:
     )
 
 
-def agreement_table(pairs: Sequence[Pair], differences: dict[str, NDArray | str]):
+def agreement_table(pairs: Sequence[Pair], differences: Mapping[str, NDArray | str]) -> "Table":
     """A row for each judge that has scores, best first; the others' sentences are the note."""
     from eval.tables import Table, format_rate
     from golden.statistics import bootstrap_mean
@@ -293,11 +297,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     from eval.tables import format_text
     from golden.model import pick_device
 
+    differences: Mapping[str, NDArray | str]
     if options.rows:
         pairs, differences = read_benchmark(options.rows)
     else:
         pairs = read_choices(options.choices) if options.choices else render_pairs(options.num_pairs, options.seed)
-        differences = dict(score_pairs(pairs, options, pick_device(options.device)))  # type: ignore[arg-type]
+        differences = dict(score_pairs(pairs, options, pick_device(options.device)))
     table = agreement_table(pairs, differences)
     print(format_text(table))
     return 0 if table.body else 1

@@ -129,8 +129,10 @@ class HPSv3(VisionLanguageJudge):
         ids, mask = prompt_features
         state = self.last_states(pixels, ids, mask, flat=True).float()
         for layer in self.head:
-            linear = isinstance(layer, nn.Linear)
-            state = F.linear(state, layer.weight.float(), layer.bias.float()) if linear else layer(state)
+            if isinstance(layer, nn.Linear):
+                state = F.linear(state, layer.weight.float(), layer.bias.float())
+            else:
+                state = layer(state)
         return state[:, 0]
 
     @classmethod

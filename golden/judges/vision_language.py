@@ -7,7 +7,7 @@ Source: https://github.com/QwenLM/Qwen2-VL (image processing, chat template, pos
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ def fit_size(width: int, height: int, cell: int, min_pixels: int, max_pixels: in
     """(width, height) in multiples of `cell`, nearly of the same ratio, of an area within the limits."""
     fitted = [max(cell, round(side / cell) * cell) for side in (width, height)]
     area = width * height
+    snap: Callable[[float], int]
     if math.prod(fitted) > max_pixels:
         scale, snap = math.sqrt(max_pixels / area), math.floor
     elif math.prod(fitted) < min_pixels:
