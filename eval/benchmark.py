@@ -11,23 +11,36 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from eval.choices import find_spec, limit_ascent, list_seeds, list_sets, name_npnets
 from eval.distances import frechet_by_variant, render_real, singular_similarity
+from eval.golden_noise import compare_noises
 from eval.networks import PairsFolder, check_networks, describe_networks, open_pairs, prepare_networks
-from eval.prompt_sets import SHAPES, PromptSet, load_prompt_set
-from eval.rendering import Renderer, Timings, Unit, Variant, check_variant, encode_images, plan_batches
+from eval.prompt_sets import PromptSet, load_prompt_set
+from eval.rendering import (
+    Batch,
+    Renderer,
+    Timings,
+    Unit,
+    Variant,
+    check_variant,
+    encode_images,
+    first_sampling,
+    plan_run,
+)
 from eval.results import Results
 from eval.runs import RunFolder, explain_write_errors, wait_for_parts
 from eval.settings import BenchmarkSettings
 from eval.suites import Suite, SuitePlan, SuiteSettings, find_suite
 from eval.summary import CLUSTER, RIGHT, add_clusters, cluster_prompts, compare_all, find_categories
+from golden.arms import WITH_VERIFIER
 from golden.checkers import find_checker, identify_checker
-from golden.checks import MAX_SEED, check_whole
+from golden.checks import check_whole
 from golden.errors import GoldenError, InvalidInput
 from golden.files import atomic_path, open_image, sha256
 from golden.judges import ALL_JUDGES, JudgeSet, find_judge, load_judge, load_judges
 from golden.judges.base import ClipJudge
 from golden.model import load_model, pick_device
-from golden.models import ModelSpec, find_model
+from golden.models import ModelSpec
 from golden.npnet import find_npnet
 from golden.pipelines import load_pipeline
 from golden.provenance import describe_run, find_worker, hash_model
@@ -35,9 +48,9 @@ from golden.request import check_control
 from golden.settings import read_control, read_file
 from train.pairs import read_rows
 
-MAX_SEEDS = 1024
 MAX_BATCH_SIZE = 4096
 MAX_EPOCHS = 10_000
+MAX_TALLIED = 8  # variants, in the line of the progress bar
 IMAGE_ENCODER = "CLIPScore"
 """The judge whose image embeddings measure how far images are from each other."""
 NUM_NOISES = 64  # of which singular vectors are compared
@@ -67,8 +80,8 @@ class Run:
         return self.plan.variants
 
     @property
-    def batches(self) -> list[list[Unit]]:
-        return plan_batches(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size)
+    def batches(self) -> list[Batch]:
+        return plan_run(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size)
 
 
 def pick_worker_device(name: str) -> str:
@@ -85,17 +98,16 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
 
     Raises: GoldenError in one sentence for whatever is unknown, missing or unfit.
     """
-    spec, suite = find_model(settings.model), find_suite(settings.suite)
-    spec = replace(spec, checker=settings.checker or spec.checker)
-    find_checker(spec.checker)
+    spec, suite = find_spec(settings), find_suite(settings.suite)
     seeds = list_seeds(settings, suite)
     check_whole("batch size", settings.batch_size, 1, MAX_BATCH_SIZE)
     check_whole("number of epochs", settings.num_epochs, 1, MAX_EPOCHS)
-    set_name = settings.prompt_set or ("own" if settings.prompts else SHAPES)
-    prompts = load_prompt_set(set_name, settings.prompts, spec).limit(settings.limit)
+    prompts = load_prompt_set(list_sets(settings)[0], settings.prompts, spec).limit(settings.limit)
     pairs = open_pairs(settings.pairs, spec) if settings.pairs else None
     plan = make_plan(settings, suite, spec, pairs)
-    plan = replace(plan, variants=[check_variant(v, spec, prompts.prompts[0].text) for v in plan.variants])
+    variants = [check_variant(variant, spec, prompts.prompts[0].text) for variant in plan.variants]
+    variants, limited = limit_ascent(variants, settings.limit_ascent, len(prompts.prompts))
+    plan = replace(plan, variants=variants, left_out=" ".join(filter(None, [plan.left_out, limited])))
     check_networks(plan.networks, pairs, spec)
     control = read_control(read_file(settings.control)) if settings.control else None
     check_control(control, spec)
@@ -105,9 +117,11 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
         raise InvalidInput(f"Nothing can measure images of {spec.name!r}: choose judges with --judges.")
     needs_encoder = real or (judges and IMAGE_ENCODER in judges.names)
     image_encoder = open_image_encoder(settings, device) if needs_encoder else None
-    model = load_model(settings.model, npnet=settings.npnet, device=device, memory=settings.memory)
+    model = load_model(
+        settings.model, npnet=settings.npnet, verifier=settings.verifier, device=device, memory=settings.memory
+    )
+    model.spec = spec
     if settings.checker:
-        model = replace(model, spec=spec)
         try_checker(settings.checker, prompts)
     renderer = Renderer(
         model,
@@ -128,14 +142,6 @@ def try_checker(name: str, prompts: PromptSet) -> None:
         checker.check(prompt, Image.new("RGB", (128, 128), (128, 128, 128)))  # type: ignore[union-attr]
 
 
-def list_seeds(settings: BenchmarkSettings, suite: Suite) -> list[int]:
-    """The seeds of every range of the suite. Raises: InvalidInput for numbers that are not allowed."""
-    asked = suite.num_seeds if settings.num_seeds is None else settings.num_seeds
-    num_seeds = check_whole("number of seeds", asked, 1, MAX_SEEDS)
-    first = check_whole("first seed", settings.first_seed, 0, MAX_SEED - num_seeds - max(suite.seed_starts))
-    return [first + start + index for start in suite.seed_starts for index in range(num_seeds)]
-
-
 def make_plan(settings: BenchmarkSettings, suite: Suite, spec: ModelSpec, pairs: PairsFolder | None) -> SuitePlan:
     """The suite's plan for a model. Raises: InvalidInput for arms that the suite does not take."""
     plan = suite.make_plan(
@@ -148,9 +154,14 @@ def make_plan(settings: BenchmarkSettings, suite: Suite, spec: ModelSpec, pairs:
             num_epochs=settings.num_epochs,
             targets=pairs.targets if pairs else (),
             num_pairs=pairs.num_sources if pairs else 0,
+            npnet=settings.npnet,
+            npnets=name_npnets(settings.npnets),
         ),
     )
-    if settings.arms and {variant.arm for variant in plan.variants} != set(settings.arms):
+    further = dict(name_npnets(settings.npnets))
+    if not set(further) <= set(plan.networks):
+        raise InvalidInput(f"The suite {suite.name!r} compares NPNets of its own: leave out --npnets.")
+    if settings.arms and {v.arm for v in plan.variants if v.npnet not in further} != set(settings.arms):
         raise InvalidInput(f"The suite {suite.name!r} compares arms of its own: leave out --arms.")
     return plan
 
@@ -217,7 +228,7 @@ def identify(run: Run) -> dict:
         "suite": run.suite.name,
         "prompts": {"name": run.prompts.name, "num": len(run.prompts.prompts), "sha256": run.prompts.sha256},
         "seeds": {"first": settings.first_seed, "num": len(run.seeds)},
-        "variants": [asdict(variant) for variant in run.variants],
+        "variants": [_describe_variant(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
         "bf16": settings.bf16,
         "checker": identify_checker(settings.checker),
@@ -225,12 +236,31 @@ def identify(run: Run) -> dict:
         "judge_weights": settings.judge_weights if run.judge_names else None,
         "weights": hash_model(model.spec),
         "control": sha256(settings.control) if settings.control else None,
+        **_describe_own(run),
         "networks": describe_networks(run.plan.networks, run.pairs),
         "npnet": sha256(find_npnet(npnet)) if model.npnet is not None and npnet else None,
     }
 
 
-# --- the run ---------------------------------------------------------------------------------------------------------
+def _describe_variant(variant: Variant) -> dict:
+    """The fields of a variant, without those that runs of earlier versions did not have, where they are not used."""
+    newer = ("best_norm", "num_prompts")
+    return {name: value for name, value in asdict(variant).items() if value is not None or name not in newer}
+
+
+def _describe_own(run: Run) -> dict:
+    """The model's own settings and weights that some arms use, where they are used."""
+    arms, spec = {variant.arm for variant in run.variants}, run.spec
+    uses_norm = any(variant.arm == "best_norm" and variant.best_norm is None for variant in run.variants)
+    uses_verifier = arms.intersection(WITH_VERIFIER) and spec.verifier
+    return {
+        "best_norm": spec.best_norm if uses_norm else None,
+        "verifier": sha256(Path(spec.verifier or "")) if uses_verifier else None,
+        "reward": asdict(spec.reward) if uses_verifier and "ascent" in arms else None,
+    }
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def run_benchmark(run: Run, out: Path, device: str = "cpu", *, keep_images: bool = False) -> Results | None:
@@ -244,7 +274,7 @@ def run_benchmark(run: Run, out: Path, device: str = "cpu", *, keep_images: bool
     render_parts(run, folder, keep_images=keep_images)
     if rank > 0:
         return None
-    wait_for_parts(folder, run.batches, run.variants)
+    wait_for_parts(folder, run.batches)
     return summarise(run, folder, seconds_of_last_start=round(time.perf_counter() - started, 1))
 
 
@@ -255,13 +285,14 @@ def render_parts(run: Run, folder: RunFolder, *, keep_images: bool = False) -> N
     bar = tqdm(range(rank, len(plan), num_workers), run.suite.name, unit="batch", mininterval=1, disable=rank > 0)
     tally: dict[str, list[float]] = {}
     for index in bar:
-        if folder.has_part(index, run.variants, plan[index]):
+        variants, units = plan[index].variants, plan[index].units
+        if folder.has_part(index, variants, units):
             continue
-        rows, images, timings = run.renderer.measure_batch(run.variants, plan[index])
+        rows, images, timings = run.renderer.measure_batch(variants, units)
         if keep_images:
-            save_images(folder.folder / "images", plan[index], images)
+            save_images(folder.folder / "images", units, images)
         folder.write_part(index, rows, asdict(timings), rank)
-        if RIGHT in rows:
+        if RIGHT in rows and len(run.variants) <= MAX_TALLIED:
             for name, group in rows.groupby("variant", sort=False):
                 tally.setdefault(str(name), []).extend(group[RIGHT].astype(float))
             bar.set_postfix({name: f"{100 * sum(values) / len(values):.1f}%" for name, values in tally.items()})
@@ -286,7 +317,8 @@ def summarise(run: Run, folder: RunFolder, **facts: object) -> Results:
     extras = folder.read_extras(num_parts, variants).assign(**{CLUSTER: rows[CLUSTER]})
     effects = compare_all(rows, variants)
     grouped = group_rows(rows, run)
-    by_category = [effect for name in find_categories(grouped) for effect in compare_all(grouped, variants, name)]
+    shown = first_sampling(variants) if run.suite.at_samplings else variants
+    by_category = [effect for name in find_categories(grouped) for effect in compare_all(grouped, shown, name)]
     timings = folder.read_timings()
     folder.note(
         dropped_prompts=[asdict(row) for row in run.prompts.dropped],
@@ -294,7 +326,7 @@ def summarise(run: Run, folder: RunFolder, **facts: object) -> Results:
         results=[asdict(effect) for effect in effects],
         **facts,
     )
-    return Results(
+    results = Results(
         suite=run.suite,
         model=run.spec.name,
         prompts=run.prompts.name,
@@ -310,6 +342,7 @@ def summarise(run: Run, folder: RunFolder, **facts: object) -> Results:
         frechet=compare_with_real(run, extras) if run.real else {},
         pairs=read_pairs(run.pairs, checker) if run.pairs else None,
     )
+    return replace(results, noises=compare_noises(results)) if run.suite.at_samplings else results
 
 
 def group_rows(rows: pd.DataFrame, run: Run) -> pd.DataFrame:

@@ -20,15 +20,15 @@ def plan_benchmark(run: Run, device: str, gpu: str | None = None) -> list[str]:
         raise InvalidInput(f"The suite {run.suite.name!r} trains networks first: plan those with golden train --plan.")
     name = machine(device)["device"]
     check_gpu(gpu, name)
-    units = run.batches[0]
+    first = max(run.batches, key=lambda batch: len(batch.variants))
     made: list[bytes] = []
 
     def measure_batch() -> None:
-        made.append(to_parquet(run.renderer.measure_batch(run.variants, units)[0]))
+        made.append(to_parquet(run.renderer.measure_batch(first.variants, first.units)[0]))
 
     with watch_memory(device) as memory:
         (seconds,) = measure(measure_batch, 1, synchronise=synchroniser(device))
-    num_images = len(units) * len(run.variants)
-    total = sum(map(len, run.batches)) * len(run.variants)
+    num_images = len(first.units) * len(first.variants)
+    total = sum(len(batch.units) * len(batch.variants) for batch in run.batches)
     measured = Measured("images", seconds / num_images, name, memory.bytes, MARGIN * len(made[-1]) / num_images)
     return describe_plan(measured, total, gpu)

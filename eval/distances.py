@@ -1,32 +1,92 @@
 """Distances: between images of several seeds, between generated and real images, between noises and their source."""
 
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from eval.summary import CLUSTER, clusters_of, drop_ends
 from golden.npnet import decompose, to_matrix
 from golden.shapes import parse_caption, render, sample_scene
-from golden.statistics import Interval
+from golden.statistics import Interval, bootstrap_ratio, mean_pairwise
 
 NUM_REAL = 4  # rendered scenes per prompt
+FAR = 0.5  # of an image's side: objects as far from each other count as different ones
 
 
-def diversity(extras: pd.DataFrame, variant: str) -> pd.Series:
-    """By prompt, the mean distance (1 - cosine of features) between the images of its seeds; 0 if they are equal."""
+# --- between images of several seeds ----------------------------------------------------------------------------------
+
+
+def feature_distance(features: pd.Series) -> float:
+    """Mean of 1 - cosine over pairs of unit features (D,); 0 if they are equal."""
+    table = np.stack(features.to_list()).astype(float)
+    size = len(table)
+    total = np.square(table.sum(0)).sum()  # of all cosines, including each vector's with itself
+    return float(1 - (total - size) / (size * (size - 1)))
+
+
+def layout_distance(one: Sequence[Sequence[Any]], other: Sequence[Sequence[Any]]) -> float:
+    """From 0 (equal) to 1 between two layouts, each with the (kind, x, y) of its objects.
+
+    Objects are matched so that the sum is least. A pair of one kind counts by its distance, and as 1 from FAR on;
+    a pair of two kinds and an object without a partner count as 1.
+    Source: Schuhmacher et al. 2008, "A Consistent Metric for Performance Evaluation of Multi-Object Filters" (OSPA).
+    """
+    largest = max(len(one), len(other))
+    if not largest:
+        return 0.0
+    cost = np.ones((len(one), len(other)))
+    for i, (kind, x, y) in enumerate(one):
+        for j, (other_kind, other_x, other_y) in enumerate(other):
+            if kind == other_kind:
+                cost[i, j] = min(1.0, float(np.hypot(x - other_x, y - other_y)) / FAR)
+    matched = cost[linear_sum_assignment(cost)]
+    return float((matched.sum() + largest - len(matched)) / largest)
+
+
+def mean_layout_distance(layouts: pd.Series) -> float:
+    """Mean over pairs of layouts, which rows keep as JSON."""
+    return mean_pairwise([_read_layout(text) for text in layouts], layout_distance)
+
+
+_read_layout = lru_cache(maxsize=4096)(json.loads)
+
+DIVERSITY: dict[str, Callable[[pd.Series], float]] = {"features": feature_distance, "layout": mean_layout_distance}
+"""By column of the extras, the mean distance between the images of one prompt."""
+
+
+def find_diversities(extras: pd.DataFrame) -> list[str]:
+    """The columns of DIVERSITY that were measured, for images of at least two seeds."""
+    several = extras["seed"].nunique() > 1
+    return [name for name in DIVERSITY if several and name in extras and extras[name].notna().all()]
+
+
+def diversity(extras: pd.DataFrame, variant: str, column: str = "features") -> pd.Series:
+    """By prompt, the mean distance between the images of its seeds; 0 if they are equal."""
     own = extras[extras["variant"] == variant]
+    return own.groupby("prompt_index")[column].agg(DIVERSITY[column])
 
-    def spread(features: pd.Series) -> float:
-        table = np.stack(features.to_list()).astype(float)
-        size = len(table)
-        total = np.square(table.sum(0)).sum()  # of all cosines, including each vector's with itself
-        return float(1 - (total - size) / (size * (size - 1)))
 
-    return own.groupby("prompt_index")["features"].agg(spread)
+def diversity_ratio(extras: pd.DataFrame, variant: str, baseline: str, column: str = "features") -> Interval:
+    """The mean of `diversity` over that of the baseline on the same prompts, with its interval over prompts."""
+    own = diversity(extras, variant, column)
+    other = diversity(extras[extras["prompt_index"].isin(own.index)], baseline, column)
+    clusters = clusters_by_prompt(extras)[own.index]
+    return drop_ends(bootstrap_ratio(own, other[own.index], clusters), clusters)
+
+
+def clusters_by_prompt(extras: pd.DataFrame) -> pd.Series:
+    """The cluster of each prompt, by its index."""
+    return extras.assign(**{CLUSTER: clusters_of(extras)}).groupby("prompt_index")[CLUSTER].first()
 
 
 # --- generated and real images ----------------------------------------------------------------------------------------

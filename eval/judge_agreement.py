@@ -19,7 +19,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +27,6 @@ from golden.checks import check_whole
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
 from golden.flags import add_flags, flag, read_flags
 from golden.judges.names import JUDGE_NAMES
-
-if TYPE_CHECKING:  # the help of a command does without torch
-    from eval.tables import Table
 
 PROMPTS = ("prompt", "caption")
 FIRST = ("image_a", "response_a", "image_0", "jpg_0", "image_0_uid")
@@ -142,12 +138,12 @@ def _find_image(folder: Path, name: str) -> Path:
 def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
     """Two rendered scenes of each caption, right or with one or two things changed; the checker prefers the better."""
     from golden.checkers import find_checker
-    from golden.shapes import change_one_attribute, parse_caption, render, sample_embedded, sample_scene
+    from golden.shapes import change_one_attribute, parse_caption, render, sample_scene
 
     checker, rng = find_checker("shapes"), np.random.default_rng(seed)
     assert checker is not None
     pairs: list[Pair] = []
-    captions = sample_embedded(rng, held_out=True)
+    captions = checker.sample_prompts(rng, held_out=True)
     while len(pairs) < num_pairs:
         caption = next(captions)
         request = parse_caption(caption)
@@ -157,8 +153,9 @@ def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
             if rng.random() < 0.6:
                 scene = change_one_attribute(scene, request, rng)
             images.append(render(scene))
-        one, two = (checker.check(caption, image).score for image in images)
-        pairs.append(Pair(caption, images[0], images[1], float(np.sign(one - two))))
+        first, second = images
+        better = np.sign(checker.check(caption, first).score - checker.check(caption, second).score)
+        pairs.append(Pair(caption, first, second, float(better)))
     return pairs
 
 
@@ -262,7 +259,7 @@ def measure_agreement(pairs: Sequence[Pair], differences: NDArray) -> Agreement:
     )
 
 
-def agreement_table(pairs: Sequence[Pair], differences: Mapping[str, NDArray | str]) -> "Table":
+def agreement_table(pairs: Sequence[Pair], differences: Mapping[str, NDArray | str]):
     """A row for each judge that has scores, best first; the others' sentences are the note."""
     from eval.tables import Table, format_rate
     from golden.statistics import bootstrap_mean
@@ -297,12 +294,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     from eval.tables import format_text
     from golden.model import pick_device
 
-    differences: Mapping[str, NDArray | str]
     if options.rows:
         pairs, differences = read_benchmark(options.rows)
     else:
         pairs = read_choices(options.choices) if options.choices else render_pairs(options.num_pairs, options.seed)
-        differences = dict(score_pairs(pairs, options, pick_device(options.device)))
+        differences = dict(score_pairs(pairs, options, pick_device(options.device)))  # type: ignore[arg-type]
     table = agreement_table(pairs, differences)
     print(format_text(table))
     return 0 if table.body else 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from golden.errors import GoldenError, InvalidInput
+from golden.files import sha256
 from golden.judges import JUDGES
 from golden.models import ModelSpec
 from golden.npnet import NPNet, find_npnet, load_npnet
@@ -208,7 +209,11 @@ def describe_networks(networks: Mapping[str, NetworkRecipe], pairs: PairsFolder 
     return {
         "pairs": pairs.sha256 if pairs else None,
         "networks": {
-            name: {"folder": recipe.folder, "file": recipe.file, "scales": [recipe.alpha_scale, recipe.beta_scale]}
+            name: {
+                "folder": recipe.folder,
+                "file": sha256(find_npnet(recipe.file)) if recipe.file else "",
+                "scales": [recipe.alpha_scale, recipe.beta_scale],
+            }
             for name, recipe in networks.items()
         },
     }

@@ -68,8 +68,14 @@ class PromptSet:
             return self
         if num_prompts < 1:
             raise InvalidInput(f"--limit must be 1 or more, got {num_prompts}.")
-        chosen = np.linspace(0, len(self.prompts) - 1, num_prompts).round().astype(int)
-        return replace(self, prompts=tuple(self.prompts[index] for index in chosen))
+        return replace(
+            self, prompts=tuple(self.prompts[index] for index in spread_evenly(len(self.prompts), num_prompts))
+        )
+
+
+def spread_evenly(total: int, num: int) -> list[int]:
+    """`num` of the indices below `total`, from the first to the last."""
+    return np.linspace(0, total - 1, num).round().astype(int).tolist()
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,16 @@ COMPBENCH = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 SHAPES = "shapes-553"
 EMBEDDED = {
     SHAPES: ASSETS / "shapes" / "prompts_553.jsonl",
+    "shapes-553-v2": ASSETS / "shapes" / "prompts_553_v2.jsonl",
     "shapes-hard-400": ASSETS / "shapes" / "prompts_hard_400.jsonl",
 }
-"""The shapes world's own sets: GenEval's categories and proportions, and captions of several groups and relations."""
+"""The shapes world's own sets: GenEval's categories and proportions (held out by wording, and in v2 by what is asked),
+and captions of several groups and relations."""
+
+
+def default_sets(spec: ModelSpec) -> tuple[str, ...]:
+    """The sets that a model is measured on: those it names itself, or the first of the shapes world."""
+    return spec.test_sets or (SHAPES,)
 
 
 def list_names() -> tuple[str, ...]:

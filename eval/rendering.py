@@ -1,6 +1,8 @@
 """From prompts and seeds to rows: every variant of a batch starts from the same source noise and is measured alike."""
 
+import copy
 import io
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eval.prompt_sets import Prompt
+from eval.prompt_sets import Prompt, spread_evenly
 from golden.arms import Conditions, make_noises
 from golden.judges import JudgeSet
 from golden.judges.base import ClipJudge
@@ -42,7 +44,8 @@ class Variant:
     """One column of a table: an arm and the settings under which its images are made.
 
     `baseline` names the variant that it is compared with. `npnet` names a network of the run that replaces the model's
-    own, and `unet` another UNet for the model (see golden.models.Parts).
+    own, and `unet` another UNet for the model (see golden.models.Parts). `best_norm` replaces the model's own.
+    `num_prompts` limits an arm that takes long to some of the prompts, spread evenly over the set.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Variant:
     baseline: str = "standard"
     npnet: str | None = None
     unet: str | None = None
+    best_norm: float | None = None
+    num_prompts: int | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -66,8 +71,9 @@ class Variant:
 
     @property
     def noise_name(self) -> str:
-        """What noise this is, whatever its strength: the arm, and the network if it is not the model's own."""
-        return "/".join(filter(None, (self.arm, self.npnet)))
+        """What noise this is, whatever its strength: the arm, and the network or norm if it is not the model's own."""
+        norm = f"{self.best_norm:g}" if self.best_norm else None
+        return "/".join(filter(None, (self.arm, self.npnet, norm)))
 
 
 class DenoisingGroup(NamedTuple):
@@ -125,15 +131,43 @@ class Start:
         return [unit.seed for unit in self.units]
 
 
-def plan_batches(
+@dataclass(frozen=True)
+class Batch:
+    """Units that start together, and the variants that are rendered of each."""
+
+    units: list[Unit]
+    variants: list[Variant]
+
+
+def plan_run(
     prompts: Sequence[Prompt], seeds: Sequence[int], variants: Sequence[Variant], batch_size: int
+) -> list[Batch]:
+    """The batches of a run: first those of the variants for all prompts, then those of others for fewer."""
+    by_number: dict[int, list[Variant]] = {len(prompts): []}
+    for variant in variants:
+        by_number.setdefault(min(variant.num_prompts or len(prompts), len(prompts)), []).append(variant)
+    return [
+        Batch(units, members)
+        for number, members in by_number.items()
+        if members
+        for units in plan_batches(prompts, seeds, members, batch_size, number)
+    ]
+
+
+def plan_batches(
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    variants: Sequence[Variant],
+    batch_size: int,
+    num_prompts: int | None = None,
 ) -> list[list[Unit]]:
     """The units of each batch, so that a call of the denoiser has about `batch_size` rows.
 
     Seed by seed, not prompt by prompt: neighbours in a batch then have different prompts, which the arm with mismatched
     prompts relies on, and a run that is stopped early has covered every prompt.
     """
-    units = [Unit(index, prompt, seed) for seed in seeds for index, prompt in enumerate(prompts)]
+    chosen = spread_evenly(len(prompts), num_prompts or len(prompts))
+    units = [Unit(index, prompts[index], seed) for seed in seeds for index in chosen]
     rows_per_unit = max(len(group) for group in group_variants(variants).values())
     size = max(1, batch_size // rows_per_unit)
     return [units[start : start + size] for start in range(0, len(units), size)]
@@ -145,6 +179,11 @@ def group_variants(variants: Sequence[Variant]) -> dict[DenoisingGroup, list[Var
     for variant in variants:
         groups.setdefault(variant.group, []).append(variant)
     return groups
+
+
+def first_sampling(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants that are sampled as the first one is."""
+    return [variant for variant in variants if variant.sampling == variants[0].sampling]
 
 
 @dataclass
@@ -192,19 +231,27 @@ class Renderer:
 
     def make_noises(self, variants: Sequence[Variant], start: Start, timings: Timings) -> dict[str, Tensor]:
         """By variant, its noise (B, C, h, w); variants that differ in their sampling alone share the work."""
-        alike: dict[tuple[str | None, float], list[Variant]] = {}
+        alike: dict[tuple[str | None, float, float | None], list[Variant]] = {}
         for variant in variants:
-            alike.setdefault((variant.npnet, variant.strength), []).append(variant)
+            alike.setdefault((variant.npnet, variant.strength, variant.best_norm), []).append(variant)
         found: dict[str, Tensor] = {}
-        for (npnet, strength), members in alike.items():
+        for (npnet, strength, best_norm), members in alike.items():
             network = self.npnets[npnet] if npnet else self.model.npnet
-            conditions = Conditions(self.model, network, start.embeddings, start.seeds)
+            conditions = Conditions(self._model_at(best_norm), network, start.embeddings, start.seeds)
             arms = dict.fromkeys(variant.arm for variant in members)
             noises, seconds = make_noises(arms, start.source, conditions, strength)
             for variant in members:
                 found[variant.name] = noises[variant.arm]
                 timings.noise[variant.noise_name] = seconds[variant.arm]
         return {variant.name: found[variant.name] for variant in variants}
+
+    def _model_at(self, best_norm: float | None) -> Model:
+        """The model, as if another norm were its best."""
+        if best_norm is None:
+            return self.model
+        model = copy.copy(self.model)
+        model.spec = replace(model.spec, best_norm=best_norm)
+        return model
 
     def render(
         self, variants: Sequence[Variant], noises: Mapping[str, Tensor], start: Start, timings: Timings
@@ -281,6 +328,7 @@ class Renderer:
                 verdict = checker.check(unit.prompt.text, image)
                 row |= {"right": verdict.correct, "score": verdict.score, "fault": verdict.fault or ""}
                 row["reason"] = "; ".join(verdict.reasons)
+                row["layout"] = json.dumps([[kind, round(x, 4), round(y, 4)] for kind, x, y in verdict.layout])
             yield row
 
 

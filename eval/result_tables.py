@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from eval.paper import METRICS, PAPER
+from eval.distances import clusters_by_prompt, diversity, diversity_ratio, find_diversities
+from eval.rendering import Variant
 from eval.summary import (
     MIN_CLUSTERS,
     RIGHT,
     Effect,
     clusters_of,
     compare_faults,
+    estimate,
     fault_shares,
     find_faults,
     means_by_category,
@@ -20,11 +22,13 @@ from eval.tables import (
     Table,
     find_units,
     format_difference,
+    format_interval,
     format_p,
     format_rate,
     format_value,
     name_metric,
 )
+from golden.paper import METRICS, PAPER
 from golden.statistics import Interval
 
 
@@ -101,17 +105,16 @@ def category_means_table(rows: pd.DataFrame, metric: str) -> Table:
 def category_effects_table(effects: Sequence[Effect]) -> Table:
     """Differences with intervals of one metric: a row per category, a column per variant."""
     names = list(dict.fromkeys(effect.variant for effect in effects))
-    rows: dict[str, list[str]] = {}
-    for effect in effects:
-        rows.setdefault(effect.category, [effect.category, str(effect.num_prompts)])
-    bold = set()
-    for name in names:
-        for i, effect in enumerate(effect for effect in effects if effect.variant == name):
-            rows[effect.category].append(format_difference(effect.metric, effect.difference))
-            if effect.difference.excludes_zero:
-                bold.add((i, 2 + names.index(name)))
+    groups = list(dict.fromkeys(effect.category for effect in effects))
+    cells = {(effect.category, effect.variant): effect for effect in effects}
+    body, bold = [], set()
+    for i, group in enumerate(groups):
+        own = [cells.get((group, name)) for name in names]  # None of an arm that is limited to other prompts
+        body.append([group, str(max(effect.num_prompts for effect in own if effect))])
+        body[-1] += [format_difference(effect.metric, effect.difference) if effect else "" for effect in own]
+        bold |= {(i, j) for j, effect in enumerate(own, start=2) if effect and effect.difference.excludes_zero}
     title = f"Differences in {name_metric(effects[0].metric)} by category"
-    return Table(title, ["category", "prompts", *names], [*rows.values()], bold=frozenset(bold))
+    return Table(title, ["category", "prompts", *names], body, bold=frozenset(bold))
 
 
 def matrix_table(
@@ -160,3 +163,32 @@ def fault_differences_table(rows: pd.DataFrame, variant: str, baseline: str) -> 
     bold = frozenset((row, 3) for row, fault in enumerate(faults) if differences[fault].excludes_zero)
     header = ["fault", f"{baseline} (%)", f"{variant} (%)", "difference [95 %]"]
     return Table(f"Faults of {variant} against {baseline}", header, body, bold=bold)
+
+
+DIVERSITY_NAMES = {"features": "CLIP distance", "layout": "layout distance"}
+
+
+def diversity_table(extras: pd.DataFrame, variants: Sequence[Variant]) -> Table:
+    """How far the images of one prompt are from each other: a gain that made all seeds alike would be none."""
+    columns, names, clusters = find_diversities(extras), {v.name for v in variants}, clusters_by_prompt(extras)
+    body, bold = [], set()
+    for row, variant in enumerate(variants):
+        cells = [variant.name]
+        for column in columns:
+            own = diversity(extras, variant.name, column)
+            cells.append(format_interval(estimate(own, clusters[own.index]), 4))
+            if variant.baseline not in names - {variant.name}:
+                cells.append("")
+                continue
+            ratio = diversity_ratio(extras, variant.name, variant.baseline, column)
+            cells.append(format_interval(ratio, 3))
+            if ratio.low > 1 or ratio.high < 1:
+                bold.add((row, len(cells) - 1))
+        body.append(cells)
+    header = [cell for column in columns for cell in (f"{DIVERSITY_NAMES[column]} [95 %]", "over baseline [95 %]")]
+    meanings = {
+        "features": "CLIP: 1 minus the cosine of two images' embeddings.",
+        "layout": "Layout: how far objects of one shape lie apart, from 0 to 1 (half the image, or no partner).",
+    }
+    note = "Means over the pairs of seeds of each prompt. " + " ".join(meanings[column] for column in columns)
+    return Table("Diversity across seeds", ["arm", *header], body, note, frozenset(bold))

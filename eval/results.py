@@ -1,8 +1,8 @@
 """What a finished run measured, and the pieces that its report is made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from eval.suites import Suite
 from eval.summary import RIGHT, Effect, find_metrics
 from eval.tables import Table
 from golden.statistics import Interval
+
+if TYPE_CHECKING:
+    from eval.golden_noise import NoiseFigures
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Results:
     """Everything that a finished run measured.
 
     `extras` holds thumbnails and features of the rows; `singular` by arm the result of `singular_similarity`; `frechet`
-    by variant the distance to real images; `pairs` the rows of the folder of pairs that networks were trained on.
+    by variant the distance to real images; `pairs` the rows of the folder of pairs that networks were trained on;
+    `noises` every kind of noise under each of a suite's samplings.
     """
 
     suite: Suite
@@ -68,6 +72,7 @@ class Results:
     singular: Mapping[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
     frechet: Mapping[str, Interval] = field(default_factory=dict)
     pairs: pd.DataFrame | None = None
+    noises: Sequence["NoiseFigures"] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -89,17 +94,27 @@ class Results:
         compared = [variant for variant in self.variants if variant.baseline in names - {variant.name}]
         return next((v for v in compared if v.arm == "npnet"), compared[0] if compared else None)
 
+    def only(self, variants: Sequence[Variant]) -> "Results":
+        """The same run as if it had had these variants alone."""
+        names = {variant.name for variant in variants}
+        return replace(
+            self,
+            variants=variants,
+            rows=self.rows[self.rows["variant"].isin(names)],
+            effects=[effect for effect in self.effects if effect.variant in names],
+            by_category=[effect for effect in self.by_category if effect.variant in names],
+            extras=self.extras[self.extras["variant"].isin(names)],
+        )
+
     def seconds_per_image(self) -> dict[str, float]:
         """By variant: the seconds of its noise, and its share of the batches that it went through."""
-        num_units = max(1, sum(entry["units"] for entry in self.timings))
-
-        def total(kind: str, name: str) -> float:
-            return sum(entry[kind].get(name, 0.0) for entry in self.timings)
-
-        found = {
-            variant.name: (total("noise", variant.noise_name) + total("sampling", str(group)) / len(members))
-            / num_units
-            for group, members in group_variants(self.variants).items()
-            for variant in members
-        }
-        return {variant.name: found[variant.name] for variant in self.variants}
+        seconds = dict.fromkeys((variant.name for variant in self.variants), 0.0)
+        num_units = dict.fromkeys(seconds, 0)
+        for entry in self.timings:
+            present = [v for v in self.variants if v.name in entry.get("variants", seconds)]
+            for group, members in group_variants(present).items():
+                shared = entry["sampling"].get(str(group), 0.0) / len(members)
+                for variant in members:
+                    seconds[variant.name] += entry["noise"].get(variant.noise_name, 0.0) + shared
+                    num_units[variant.name] += entry["units"]
+        return {name: total / max(1, num_units[name]) for name, total in seconds.items()}

@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 import pyarrow
 
-from eval.rendering import Unit, Variant
+from eval.rendering import Batch, Unit, Variant
 from golden.errors import GoldenError, InvalidInput
 from golden.files import write_bytes
 
 KEYS = ["prompt_index", "seed", "variant"]
-EXTRAS = ["features", "thumbnail"]  # of each row, kept in the parts but not in the table
+EXTRAS = ["features", "layout", "thumbnail"]  # of each row, kept in the parts but not in the table
 
 
 @contextmanager
@@ -112,7 +112,8 @@ class RunFolder:
         with explain_write_errors(self.folder):
             with open(self.folder / f"timings-{rank}.jsonl", "a") as file:
                 # The line break comes first, so that a line torn by a kill does not spoil the next one.
-                file.write("\n" + json.dumps({"part": index, "units": len(rows.drop_duplicates(KEYS[:2])), **seconds}))
+                units, variants = len(rows.drop_duplicates(KEYS[:2])), rows["variant"].drop_duplicates().tolist()
+                file.write("\n" + json.dumps({"part": index, "units": units, "variants": variants, **seconds}))
             write_bytes(self.part_path(index), to_parquet(rows))
 
     def read_timings(self) -> list[dict]:
@@ -136,7 +137,7 @@ class RunFolder:
         return rows
 
     def read_extras(self, num_parts: int, variants: Sequence[Variant]) -> pd.DataFrame:
-        """Thumbnails and, if there was an image encoder, features of all rows, in the order of `merge`."""
+        """Thumbnails, and features and layouts if something could make them, of all rows in the order of `merge`."""
         rows = self._read_parts(num_parts, variants)
         return rows[[*KEYS, *(name for name in EXTRAS if name in rows)]]
 
@@ -154,10 +155,10 @@ def to_parquet(rows: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def wait_for_parts(run: RunFolder, plan: Sequence[Sequence[Unit]], variants: Sequence[Variant]) -> None:
+def wait_for_parts(run: RunFolder, plan: Sequence[Batch]) -> None:
     """Wait until the other workers of torchrun have written their parts; torchrun ends all of them if one fails."""
-    for index, units in enumerate(plan):
-        while not run.has_part(index, variants, units):
+    for index, batch in enumerate(plan):
+        while not run.has_part(index, batch.variants, batch.units):
             time.sleep(1)
 
 

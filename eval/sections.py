@@ -5,12 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from eval.distances import diversity
+from eval.distances import find_diversities
+from eval.golden_noise import all_noises
 from eval.plots import curves, difference_distributions, quality_against_time, right_differences, similarity, win_rates
-from eval.rendering import Variant
+from eval.rendering import Variant, first_sampling
 from eval.result_tables import (
     category_effects_table,
     category_means_table,
+    diversity_table,
     effects_table,
     fault_differences_table,
     faults_table,
@@ -20,29 +22,41 @@ from eval.result_tables import (
 from eval.results import Block, Gallery, Results, Section
 from eval.seed_sections import choosing_seeds
 from eval.summary import (
-    CLUSTER,
-    MIN_CLUSTERS,
     RIGHT,
-    Effect,
     clusters_of,
-    estimate,
     find_faults,
     mean_of,
     pair_rows,
 )
-from eval.tables import Table, find_units, format_difference, format_interval, format_value, name_metric
+from eval.tables import Table, begin, find_units, format_interval, name_metric
+from eval.words import COUNTING, say_effect
 from golden.statistics import Interval
 
 NUM_SHOWN = 6  # prompts in a gallery
 
 
 def make_sections(results: Results) -> list[Section]:
-    """The report, from the result down to how it was made; empty sections are left out."""
-    return [section for make in SECTIONS if (section := make(results)) and (section.blocks or section.text)]
+    """The report, from the result down to how it was made; empty sections are left out.
+
+    A suite of several samplings begins with all of them, and the rest is about the first.
+    """
+    sections = [first_section(results)]
+    if results.suite.at_samplings:
+        results = results.only(first_sampling(results.variants))
+        sections.append(result(results))
+    sections += [make(results) for make in SECTIONS]
+    return [section for section in sections if section.blocks or section.text]
+
+
+def first_section(results: Results) -> Section:
+    """The finding: of a suite of several samplings, under all of them."""
+    return all_noises(results) if results.suite.at_samplings else result(results)
 
 
 def result(results: Results) -> Section:
     blocks: list[Block] = [layout_table(results.rows, results.effects, results.metrics)]
+    if find_diversities(results.extras):
+        blocks.append(diversity_table(results.extras, results.variants))
     if any(metric in results.metrics for metric in ("PickScore", "HPSv2")):
         blocks.append(paper_table(results.model, results.prompts))
     text = " ".join(filter(None, [results.left_out, say_result(results)]))
@@ -55,24 +69,7 @@ def say_result(results: Results) -> str:
     effect = next((e for e in results.effects if focus and e.variant == focus.name and e.metric == metric), None)
     if effect is None:
         return ""
-    return (
-        f"{name_metric(metric).capitalize()}: {format_value(metric, effect.mean)} of {effect.variant} against "
-        f"{format_value(metric, effect.baseline_mean)} of {effect.baseline}, a difference of "
-        f"{format_difference(metric, effect.difference)} over {effect.num_prompts} prompts. "
-        f"{say_whether_settled(effect, clusters_of(results.rows).nunique())}"
-    )
-
-
-def say_whether_settled(effect: Effect, num_clusters: int) -> str:
-    """Whether an effect differs from zero, and if that is open, how many prompts would show it."""
-    if num_clusters < MIN_CLUSTERS:
-        return f"An interval takes at least {MIN_CLUSTERS} different prompts."
-    if effect.difference.excludes_zero:
-        return "The interval excludes zero."
-    needed = ""
-    if effect.prompts_needed:
-        needed = f" Four of five studies of {effect.prompts_needed:,} prompts would detect an effect of this size."
-    return f"The interval includes zero: these images do not settle which is better.{needed}"
+    return say_effect(effect, clusters_of(results.rows).nunique())
 
 
 def differences(results: Results) -> Section:
@@ -84,11 +81,7 @@ def differences(results: Results) -> Section:
         if results.focus:
             pairs = pair_rows(results.rows, results.focus.name, results.focus.baseline, results.metrics)
             blocks.append(difference_distributions(pairs, results.metrics, results.focus.name, results.focus.baseline))
-    text = (
-        "Every image is compared with the baseline's from the same prompt and seed. Intervals and tests count prompts, "
-        "not images; p values of several judges are corrected by Holm's method. A tie is not a win."
-    )
-    return Section("Differences", text if blocks else "", blocks)
+    return Section("Differences", COUNTING if blocks else "", blocks)
 
 
 def faults(results: Results) -> Section:
@@ -129,33 +122,27 @@ def along_axis(results: Results) -> Section:
     means: dict[str, dict[str, list[tuple[float, Interval]]]] = {}
     for name in results.metrics:
         for variant in results.variants:
-            # The standard arm is NPNet's at strength 0.
-            at = 0.0 if axis == "strength" and variant.arm == "standard" else getattr(variant, axis)
-            arm = "npnet" if axis == "strength" else variant.arm
+            # The standard arm is NPNet's at strength 0, and that of another norm at norm 1.
+            own = {"strength": 0.0, "best_norm": 1.0}.get(axis) if variant.arm == "standard" else None
+            at = getattr(variant, axis) if own is None else own
+            arm = {"strength": "npnet", "best_norm": "source noise"}.get(axis, variant.arm)
             means.setdefault(name, {}).setdefault(arm, []).append((at, mean_of(results.rows, variant.name, name)))
+    for points in (points for by_arm in means.values() for points in by_arm.values()):
+        points.sort(key=lambda point: point[0])
     blocks: list[Block] = [curves(means, words)]
-    return Section(f"Along the {words}", "", [*blocks, *([scatter] if axis == "num_inference_steps" else [])])
+    text = say_best_norm(results) if axis == "best_norm" else ""
+    return Section(f"Along the {words}", text, [*blocks, *([scatter] if axis == "num_inference_steps" else [])])
 
 
-def diversity_of_seeds(results: Results) -> Section:
-    title = "Diversity across seeds"
-    if results.num_seeds < 2 or "features" not in results.extras:
-        return Section(title, "", [])
-    clusters = results.extras.assign(**{CLUSTER: clusters_of(results.extras)}).groupby("prompt_index")[CLUSTER].first()
-    body, names = [], {variant.name for variant in results.variants}
-    for variant in results.variants:
-        own = diversity(results.extras, variant.name)
-        change = ""
-        if variant.baseline in names and variant.baseline != variant.name:
-            difference = own - diversity(results.extras, variant.baseline)
-            change = format_interval(estimate(difference, clusters[difference.index]), 4, signed=True)
-        body.append([variant.name, format_interval(estimate(own, clusters[own.index]), 4), change])
-    text = (
-        "Golden noise that made all seeds alike would be no gain. The distance between two images of a prompt is 1 "
-        "minus the cosine of their CLIP embeddings, averaged over pairs of seeds."
+def say_best_norm(results: Results) -> str:
+    """The norm with the highest mean of the first metric, and where it is written down."""
+    metric = results.metrics[0]
+    best = max(results.variants, key=lambda variant: mean_of(results.rows, variant.name, metric).value)
+    return (
+        f"{begin(name_metric(metric))}: highest at {best.best_norm or 1:g} times the source noise. Make that the "
+        "model's best_norm in golden/models.py, or use --best-norm for one run; choose it on other prompts than those "
+        "that it is tested on."
     )
-    table = Table("Mean distance between the images of a prompt", ["arm", "distance [95 %]", "difference [95 %]"], body)
-    return Section(title, text, [table])
 
 
 def noises_and_real_images(results: Results) -> Section:
@@ -265,13 +252,11 @@ def how_it_was_made(results: Results) -> Section:
 
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
-    result,
     along_axis,
     categories,
     differences,
     faults,
     choosing_seeds,
-    diversity_of_seeds,
     noises_and_real_images,
     losses_and_gains,
     cost,

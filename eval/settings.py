@@ -15,16 +15,22 @@ class BenchmarkSettings:
     suite: str = flag("main", "which suite to run; without any option they are listed")
     model: str = flag("shapes", "a registered model, a diffusers folder or a hub id, +LORA.safetensors, +CONTROLNET")
     npnet: str | None = flag(None, "NPNet weights: a file or the name of published ones (default: the model's own)")
-    prompt_set: str | None = flag(
+    verifier: str | None = flag(None, "verifier weights: a file (default: the model's own)", metavar="FILE")
+    best_norm: float | None = flag(None, "norm of the arm best_norm, times the source noise's (default: the model's)")
+    npnets: tuple[str, ...] = flag((), "further NPNets to compare, for the suite golden-noise", metavar="NAME=FILE")
+    prompt_set: tuple[str, ...] | None = flag(
         None,
-        "an embedded set of the shapes world, or pick-a-pic, drawbench, hpd, geneval, t2i-compbench or own with "
-        "--prompts (default: shapes-553, or own with --prompts)",
+        "embedded sets of the shapes world, or pick-a-pic, drawbench, hpd, geneval, t2i-compbench or own with "
+        "--prompts; several are measured one after the other (default: the model's own, or own with --prompts)",
         metavar="NAME",
     )
     prompts: Path | None = flag(
         None, "a .csv, .jsonl or .txt file of prompts; for t2i-compbench its folder", metavar="FILE"
     )
     limit: int | None = flag(None, "number of prompts, spread evenly over the set (default: all)")
+    limit_ascent: int | None = flag(
+        None, "the same for the arm ascent alone, which takes long (default: as the others)"
+    )
     num_seeds: int | None = flag(None, "seeds per prompt, in each range of the suite (default: the suite's)")
     first_seed: int = flag(0, "first seed")
     arms: tuple[str, ...] | None = flag(

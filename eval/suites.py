@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from eval.networks import NetworkRecipe
 from eval.rendering import Variant
+from golden.arms import WITH_NPNET, WITH_VERIFIER, arms_for
 from golden.errors import InvalidInput
 from golden.judges import ALL_JUDGES
-from golden.models import ModelSpec
+from golden.models import MODELS, SHAPES_FLOW, ModelSpec
 from train.settings import Architecture, TrainingSettings
 
 DPO_UNET = "mhdang/dpo-sdxl-text2image-v1/unet/diffusion_pytorch_model.safetensors"
@@ -15,12 +16,15 @@ DPO_UNET = "mhdang/dpo-sdxl-text2image-v1/unet/diffusion_pytorch_model.safetenso
 SECONDS_PER_STEP = 0.009
 PAPER_SAMPLERS = ("ddim", "dpm", "ddpm", "euler_a", "pndm", "kdpm2_a", "heun")
 AS_PUBLISHED = Architecture(layout_rank=0)  # without our own branch, which would make up for an ablated one
-NUM_PASSES = {"kdpm2_a": 2, "heun": 2}  # through the network in a step, if it is not one
+NUM_PASSES = {"kdpm2_a": 2, "heun": 2, "flow_heun": 2}  # through the network in a step, if it is not one
 
 
 @dataclass(frozen=True)
 class SuiteSettings:
-    """What the command line leaves open (None) or decides about the variants and networks of a suite."""
+    """What the command line leaves open (None) or decides about the variants and networks of a suite.
+
+    `npnet` replaces the model's own, `npnets` are names and files of further ones.
+    """
 
     arms: tuple[str, ...] | None = None
     num_inference_steps: int | None = None
@@ -29,6 +33,8 @@ class SuiteSettings:
     num_epochs: int = 10
     targets: tuple[str, ...] = ()
     num_pairs: int = 0
+    npnet: str | None = None
+    npnets: tuple[tuple[str, str], ...] = ()
 
     def training(self, **changes: object) -> TrainingSettings:
         """How a network of the suite is trained."""
@@ -53,7 +59,8 @@ class Suite:
 
     `axis` is the setting along which its variants lie, for a curve; `seed_starts` are the first seeds of its ranges;
     `trains` tells whether it needs pairs; `measures` what is measured beside images and scores: "singular" or
-    "frechet".
+    "frechet". `every_set` is for suites that take all of a model's prompt sets, `at_samplings` for those that do
+    everything under several samplings, of which the first is looked at closely.
     """
 
     name: str
@@ -65,6 +72,8 @@ class Suite:
     seed_starts: tuple[int, ...] = (0,)
     trains: bool = False
     measures: str = ""
+    every_set: bool = False
+    at_samplings: bool = False
 
 
 def uses_shapes_checker(spec: ModelSpec) -> bool:
@@ -126,6 +135,11 @@ def trained(describe: Callable[[ModelSpec, SuiteSettings], Mapping[str, NetworkR
     return make
 
 
+def dpm_of(spec: ModelSpec) -> str:
+    """DPM-Solver under the name that the model's family has for it, or else the model's own sampler."""
+    return next((name for name in ("dpm", "flow_dpm") if name in spec.family.samplers), spec.sampling.sampler)
+
+
 # --- suites with plans of their own -----------------------------------------------------------------------------------
 
 
@@ -135,11 +149,17 @@ def strengths(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     return SuitePlan([standard, *(replace(standard, name=f"npnet x {v:g}", arm="npnet", strength=v) for v in values)])
 
 
+def with_samplers(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """Standard and NPNet with each of the paper's samplers; flows have others, and all of theirs."""
+    known = [name for name in PAPER_SAMPLERS if name in spec.family.samplers]
+    return sweep("sampler", known or spec.family.samplers)(spec, settings)
+
+
 def few_steps(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     """A distilled model under its own settings. The shapes world has none: few steps of its undistilled model."""
     if not uses_shapes_checker(spec):
         return arms_of("standard", "npnet")(spec, settings)
-    standard = replace(standard_of(spec, settings), sampler="dpm")
+    standard = replace(standard_of(spec, settings), sampler=dpm_of(spec))
     pairs = [pair_under(standard, f"{steps} steps", num_inference_steps=steps) for steps in (4, 8)]
     left_out = "The shapes world has no distilled model: its own, with 4 and 8 steps of DPM-Solver, takes its place."
     return SuitePlan([variant for pair in pairs for variant in pair], left_out=left_out)
@@ -164,14 +184,21 @@ def other_methods(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
 
 
 def transfer(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
-    """SDXL's NPNet on another model. The shapes world has one model: its NPNet under a turbo model's settings."""
+    """SDXL's NPNet on another model. In the shapes world that of the first model on the flow model, as it is.
+
+    The first model itself gets a turbo model's settings.
+    """
     standard = standard_of(spec, settings)
+    if spec.name == SHAPES_FLOW.name:
+        name = "npnet of shapes"
+        networks = {name: NetworkRecipe(file=MODELS["shapes"].npnet or "")}
+        return SuitePlan([standard, replace(standard, name=name, arm="npnet", npnet=name)], networks)
     if not uses_shapes_checker(spec):
         own = [standard, replace(standard, name="npnet", arm="npnet")]
         sdxl = NetworkRecipe(file="sdxl")
         return SuitePlan([*own, replace(own[1], name="sdxl's npnet", npnet="sdxl's npnet")], {"sdxl's npnet": sdxl})
-    turbo = {"num_inference_steps": 4, "guidance_scale": 3.5, "sampler": "dpm"}
-    left_out = "The shapes world has one model: its NPNet under DreamShaper's settings takes that place."
+    turbo = {"num_inference_steps": 4, "guidance_scale": 3.5, "sampler": dpm_of(spec)}
+    left_out = "The shapes world has no turbo model: its NPNet under DreamShaper's settings takes that place."
     return SuitePlan([*pair_under(standard, "own"), *pair_under(standard, "turbo", **turbo)], left_out=left_out)
 
 
@@ -189,6 +216,49 @@ def equal_cost(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     standard = standard_of(spec, settings)
     more = replace(standard, name="standard, 1 step more", num_inference_steps=standard.num_inference_steps + 1)
     return SuitePlan([standard, replace(standard, name="npnet", arm="npnet"), more])
+
+
+def norms(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """The source noise at norms around its own, to choose a model's `best_norm` by."""
+    standard = standard_of(spec, settings)
+    scaled = [replace(standard, name=f"norm {norm:g}", arm="best_norm", best_norm=norm) for norm in NORMS]
+    return SuitePlan([standard, *scaled])
+
+
+def golden_noise(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
+    """Every way to better noise that the model has weights for, under every sampling."""
+    available = arms_for(spec, has_npnet=bool(settings.npnet or spec.npnet), has_verifier=spec.has_verifier)
+    reasons = {"inversion": "it generates without guidance"}
+    reasons |= dict.fromkeys(WITH_NPNET, "there is no NPNet") | dict.fromkeys(WITH_VERIFIER, "there is no verifier")
+    reasons = {arm: reasons[arm] for arm in GOLDEN_NOISE if arm not in available}
+    if spec.best_norm == 1:
+        reasons["best_norm"] = "it is 1"
+    arms = settings.arms or tuple(arm for arm in GOLDEN_NOISE if arm not in reasons)
+    if "standard" not in arms:
+        raise InvalidInput(f"Every arm is compared with standard: add it to --arms, got {', '.join(arms)}.")
+    left_out = {} if settings.arms else reasons
+    variants = []
+    for sampler, steps in list_samplings(spec, settings):
+        label = f"{sampler} {steps}"
+        own = standard_of(spec, replace(settings, sampler=sampler, num_inference_steps=steps))
+        standard = replace(own, name=f"standard, {label}", baseline=f"standard, {label}")
+        variants += [replace(standard, name=f"{arm}, {label}", arm=arm) for arm in arms]
+        variants += [replace(standard, name=f"{name}, {label}", arm="npnet", npnet=name) for name, _ in settings.npnets]
+    networks = {name: NetworkRecipe(file=file) for name, file in settings.npnets}
+    sentence = f"Left out: {', '.join(f'{arm} ({reason})' for arm, reason in left_out.items())}." if left_out else ""
+    return SuitePlan(variants, networks, sentence)
+
+
+def list_samplings(spec: ModelSpec, settings: SuiteSettings) -> list[tuple[str, int]]:
+    """Samplers and numbers of steps, the model's own first if it is among them; one alone if the settings name it.
+
+    A model whose family cannot use a sampler is sampled by its own.
+    """
+    own = standard_of(spec, settings)
+    if settings.sampler or settings.num_inference_steps:
+        return [(own.sampler, own.num_inference_steps)]
+    usable = [(sampler if sampler in spec.family.samplers else own.sampler, steps) for sampler, steps in SAMPLINGS]
+    return sorted(usable, key=lambda sampling: sampling != (own.sampler, own.num_inference_steps))
 
 
 def ablations(spec: ModelSpec, settings: SuiteSettings) -> dict[str, NetworkRecipe]:
@@ -260,11 +330,16 @@ TABLE_2 = ("standard", "inversion", "repaint", "npnet")
 CONTROLS = ("standard", "npnet", "random", "norm", "mismatched", "unit_std", "inversion")
 PAIR = ("standard", "npnet")
 TARGETS = ("standard", "inversion", "npnet")
+NORMS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
+GOLDEN_NOISE = (
+    *("standard", "best_norm", "inversion", "random", "mismatched", "norm", "npnet"),
+    *("ascent", "select_4", "select_16", "select_64"),
+)
+SAMPLINGS = (("dpm", 4), ("dpm", 8), ("ddim", 20), ("ddim", 50))
 RANGES = (0, 1024, 2048, 3072)
 
 at_steps = sweep("num_inference_steps", (5, 10, 20, 30, 50), "steps")
 at_guidance = sweep("guidance_scale", (1.5, 3.5, 5.5, 7.5))
-with_samplers = sweep("sampler", PAPER_SAMPLERS)
 noises = arms_of(*TARGETS, "random")
 
 SUITES: dict[str, Suite] = {
@@ -294,6 +369,16 @@ SUITES: dict[str, Suite] = {
         Suite("controlnet", "Fig. 14", "with a ControlNet", controlnet),
         Suite("controls", "not in the paper", "other changes to the noise of the same size", arms_of(*CONTROLS)),
         Suite("equal-cost", "not in the paper", "seeds and steps for NPNet's time", equal_cost, num_seeds=4),
+        Suite("norms", "not in the paper", "shorter and longer noise", norms, "best_norm"),
+        Suite(
+            "golden-noise",
+            "not in the paper",
+            "every way to better noise, and its price",
+            golden_noise,
+            num_seeds=4,
+            every_set=True,
+            at_samplings=True,
+        ),
         Suite("strength", "not in the paper", "less or more of NPNet's change", strengths, "strength"),
     )
 }

@@ -157,8 +157,9 @@ def _correct(p_values: dict[str, float]) -> dict[str, float]:
 
 
 def compare_all(rows: pd.DataFrame, variants: Sequence[Variant], category: str = ALL) -> list[Effect]:
-    """Every variant against its baseline in every metric."""
-    metrics, present = find_metrics(rows), set(rows["variant"])
+    """Every variant against its baseline in every metric, those without a prompt of the category left out."""
+    metrics = find_metrics(rows)
+    present = set(rows.loc[rows["category"] == category, "variant"] if category != ALL else rows["variant"])
     return [
         effect
         for variant in variants

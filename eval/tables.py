@@ -139,6 +139,11 @@ def format_p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def begin(text: str) -> str:
+    """Text as the beginning of a sentence, the rest of it as it is: names of judges have capitals of their own."""
+    return text[:1].upper() + text[1:]
+
+
 def name_metric(metric: str) -> str:
     """A metric as a heading."""
     return "right images (%)" if metric == RIGHT else metric

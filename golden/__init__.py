@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .library import GoldenNoise
     from .model import load_model
     from .models import MODELS
+    from .modular import GoldenNoiseStep
     from .npnet import NPNETS, NPNet, NPNetConfig, load_npnet, save_npnet
 
 __version__ = "0.2.0"
@@ -16,6 +17,7 @@ __version__ = "0.2.0"
 _MODULES = {
     "GoldenError": "errors",
     "GoldenNoise": "library",
+    "GoldenNoiseStep": "modular",
     "MODELS": "models",
     "NPNETS": "npnet",
     "NPNet": "npnet",
@@ -33,6 +35,7 @@ __all__ = [
     "NPNETS",
     "GoldenError",
     "GoldenNoise",
+    "GoldenNoiseStep",
     "NPNet",
     "NPNetConfig",
     "__version__",

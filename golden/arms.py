@@ -17,11 +17,13 @@ from .checks import check_name
 from .errors import MissingWeights
 from .families import Embeddings
 from .model import Model
+from .models import ModelSpec
 from .noise import Noise, at_norm_of, first_timestep, random_change, redenoise, repaint, source_noise
 from .npnet import NPNet
 from .pipelines import encode_prompts, repeat_embeddings
 from .reward import Reward, ascend
 from .sizes import predict_golden
+from .verifier import missing_verifier
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ Arm = Callable[[Tensor, Conditions], Tensor]
 def standard(source: Noise, conditions: Conditions) -> Noise:
     """The source noise itself."""
     return source
+
+
+def at_best_norm(source: Noise, conditions: Conditions) -> Noise:
+    """Baseline: the source noise times the model's own best norm, which takes no network and knows no prompt."""
+    return conditions.model.spec.best_norm * source
 
 
 def npnet(source: Noise, conditions: Conditions) -> Noise:
@@ -132,7 +139,7 @@ def select(source: Noise, conditions: Conditions, num_noises: int) -> Noise:
     """
     model, verifier = conditions.model, conditions.model.verifier
     if verifier is None:
-        raise MissingWeights(f"There is no verifier for {model.spec.name!r}: train one (train/train_verifier.py).")
+        raise missing_verifier(model.spec.name)
     best, best_logit = source, torch.full((len(source),), -torch.inf)
     for index in range(num_noises):
         seeds = [(seed + index * _SELECTED_APART) % 2**32 for seed in conditions.seeds]
@@ -151,6 +158,7 @@ ARMS: dict[str, Arm] = {
     "npnet": npnet,
     "inversion": inversion,
     "repaint": repainted,
+    "best_norm": at_best_norm,
     "random": equal_norm_random,
     "norm": at_npnet_norm,
     "mismatched": mismatched,
@@ -160,6 +168,27 @@ ARMS: dict[str, Arm] = {
     "select_16": partial(select, num_noises=16),
     "select_64": partial(select, num_noises=64),
 }
+
+
+WITH_NPNET = ("npnet", "random", "norm", "mismatched", "unit_std")
+"""Arms that are made from NPNet's golden noise."""
+WITH_VERIFIER = ("ascent", "select_4", "select_16", "select_64")
+"""Arms that ask a verifier."""
+
+
+def available_arms(model: Model) -> tuple[str, ...]:
+    """The names of ARMS that a model can do: some need an NPNet, some a verifier, and inversion a guidance gap."""
+    return arms_for(model.spec, has_npnet=model.npnet is not None, has_verifier=model.has_verifier)
+
+
+def arms_for(spec: ModelSpec, *, has_npnet: bool, has_verifier: bool) -> tuple[str, ...]:
+    """`available_arms` of a model that is not loaded."""
+    missing = {
+        *(() if has_npnet else WITH_NPNET),
+        *(() if has_verifier else WITH_VERIFIER),
+        *(() if spec.has_guidance_gap else ("inversion",)),
+    }
+    return tuple(arm for arm in ARMS if arm not in missing)
 
 
 def find_arm(name: str) -> Arm:

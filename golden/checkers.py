@@ -1,6 +1,6 @@
 """Checkers: what an image must show for its prompt, decided by rule and not by a preference model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -22,13 +22,15 @@ class Verdict:
     """Whether an image shows what the prompt asks for, with one reason for each thing asked.
 
     `attributes` lists each checked attribute with its outcome; `score` is the share that holds, from 0 to 1. `faults`
-    lists kinds of FAULTS in that order, none if the image is right.
+    lists kinds of FAULTS in that order, none if the image is right. `layout` has the kind of each object in the image
+    and its centre (x, y), from 0 to 1 with y pointing down.
     """
 
     correct: bool
     reasons: tuple[str, ...]
     attributes: tuple[tuple[str, bool], ...]
     faults: tuple[str, ...] = ()
+    layout: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def score(self) -> float:
@@ -44,16 +46,41 @@ class Verdict:
 
 
 @runtime_checkable
+class Composer(Protocol):
+    """Puts prompts together from choices.
+
+    `slots` are the choices by name, the default of each first; those in `needs` count only while the choice that they
+    name is not the default.
+    """
+
+    slots: Mapping[str, tuple[str, ...]]
+    needs: Mapping[str, str]
+
+    def compose(self, choices: Mapping[str, str]) -> str:
+        """The prompt of some choices, of `slots` that are left out the defaults. Raises: InvalidInput."""
+        ...
+
+    def take_apart(self, prompt: str) -> dict[str, str] | None:
+        """The choices that compose a prompt, None for one that they cannot compose."""
+        ...
+
+    def find_unknown(self, prompt: str) -> list[tuple[str, list[str]]]:
+        """Words that no prompt may use, each with the nearest that it may."""
+        ...
+
+
+@runtime_checkable
 class Checker(Protocol):
     """Checks images of one kind of prompt.
 
     `examples` are prompts to start from. `unrelated` are two more, so that one of them always differs from a user's
-    own: what NPNet is given as a mismatched prompt.
+    own: what NPNet is given as a mismatched prompt. `composer` puts prompts together, None if only typing does.
     """
 
     name: str
     examples: tuple[str, ...]
     unrelated: tuple[str, str]
+    composer: Composer | None
 
     def validate_prompt(self, prompt: str) -> None:
         """Raises: InvalidInput if no image can be checked against this prompt."""
@@ -64,6 +91,10 @@ class Checker(Protocol):
 
     def sample_prompts(self, rng: "np.random.Generator", held_out: bool = False) -> Iterator[str]:
         """Endless random prompts: for training or, `held_out`, of what training never sees."""
+        ...
+
+    def list_test_prompts(self) -> tuple[str, ...]:
+        """The frozen prompts on which models are measured, in their order."""
         ...
 
     def sample_examples(self, rng: "np.random.Generator") -> Iterator[tuple[str, "Image.Image", bool]]:

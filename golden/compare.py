@@ -3,6 +3,7 @@
 The app, the command line and the API all come through here, and so does their validation.
 """
 
+import math
 import queue
 import threading
 import time
@@ -16,7 +17,8 @@ from torch import Tensor, cat
 
 from .arms import Conditions, make_noises
 from .checkers import Verdict
-from .errors import Cancelled, InvalidInput
+from .errors import Cancelled
+from .families import find_family
 from .model import Model
 from .noise import source_noise
 from .pipelines import (
@@ -29,24 +31,24 @@ from .pipelines import (
     sample_images,
 )
 from .request import CompareRequest, check_control, validate
+from .sizes import check_size
 
 if TYPE_CHECKING:  # judges bring libraries that comparisons without them need not wait for
     from .judges import JudgeSet
 
 PREVIEWS_PER_SECOND = 4
-MAX_ENLARGED = 2  # times the native height and width; an image's time grows faster than its area
+KEPT_STEPS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of all steps: after these a comparison keeps what its images look like
+KEPT_SIDE = 96  # pixels of what is kept
 
 
-def find_shape(request: CompareRequest, pipeline: Any) -> tuple[int, int, int]:
+def find_shape(request: CompareRequest, model: Model) -> tuple[int, int, int]:
     """The shape (C, h, w) of the latents of a request's images.
 
-    Raises: InvalidInput for a size that the model cannot generate, or more than MAX_ENLARGED times its native one.
+    Raises: InvalidInput for a size that the model cannot draw.
     """
-    shape = latent_shape(pipeline, request.height, request.width)
-    for name, side, own in zip(("height", "width"), shape[1:], latent_shape(pipeline)[1:], strict=True):
-        if side > MAX_ENLARGED * own:
-            most, got = (cells * pipeline.vae_scale_factor for cells in (MAX_ENLARGED * own, side))
-            raise InvalidInput(f"The {name} must be at most {most} pixels, twice the native size, got {got}.")
+    shape = latent_shape(model.pipeline, request.height, request.width)
+    cell = find_family(model.pipeline).cell_size(model.pipeline)
+    check_size(shape[1] * cell, shape[2] * cell, model.spec, model.pipeline)
     return shape
 
 
@@ -77,7 +79,8 @@ class Comparison:
     """The outcome: by arm its image, its noise (C, h, w) on the CPU and, if the model has a checker, its verdict.
 
     `scores` holds the raw scores by judge and arm, `unavailable` one sentence for each judge that has none; both stay
-    empty without judges. `scoring_seconds` is not part of `total_seconds`, which is what the images took.
+    empty without judges. `scoring_seconds` is not part of `total_seconds`, which is what the images took. `steps` holds
+    small images of all arms on their way, by the share of the steps taken in percent; none where memory is low.
     """
 
     request: CompareRequest
@@ -89,6 +92,7 @@ class Comparison:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     scoring_seconds: float = 0.0
+    steps: dict[int, tuple[Image.Image, ...]] = field(default_factory=dict)
 
     @property
     def overhead(self) -> float:
@@ -129,7 +133,7 @@ def compare(
     """
     request = validate(request, model.spec)
     check_control(request.control, model.spec)
-    shape = find_shape(request, model.pipeline)
+    shape = find_shape(request, model)
     events: queue.Queue[Event | BaseException | None] = queue.Queue()
     stopped = threading.Event()
 
@@ -198,16 +202,20 @@ def _run(
     conditions = Conditions(model, model.npnet, embeddings, [request.seed])
     noises, seconds = make_noises(arms, source, conditions, request.strength)
 
-    last_preview = time.perf_counter()
+    last_preview, kept_steps = time.perf_counter(), {}
 
     def on_step(step: int, num_steps: int, clean_estimate: Tensor) -> None:
         nonlocal last_preview
         _stop_if(stopped)
         previews: tuple[Image.Image, ...] = ()
-        due = time.perf_counter() - last_preview > 1 / PREVIEWS_PER_SECOND and step < num_steps
-        if due and not is_spared(pipeline):  # the VAE would take the denoising network's place on the device
+        is_kept = step in {math.ceil(share * num_steps) for share in KEPT_STEPS}
+        due = is_kept or time.perf_counter() - last_preview > 1 / PREVIEWS_PER_SECOND
+        # Where memory is low the VAE would take the denoising network's place on the device.
+        if due and step < num_steps and not is_spared(pipeline):
             previews = tuple(decode(pipeline, clean_estimate))
             last_preview = time.perf_counter()
+        if is_kept and previews:
+            kept_steps[round(100 * step / num_steps)] = tuple(_shrink(image) for image in previews)
         emit(Progress(step, num_steps, previews))
 
     rows = cat([noises[arm] for arm in arms])
@@ -222,7 +230,13 @@ def _run(
     checker = model.checker if shape == latent_shape(pipeline) else None
     verdicts = {arm: checker.check(request.prompt, image) for arm, image in images.items()} if checker else {}
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
-    return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total)
+    return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total, steps=kept_steps)
+
+
+def _shrink(image: Image.Image) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((KEPT_SIDE, KEPT_SIDE))
+    return small
 
 
 def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:

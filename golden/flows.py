@@ -6,6 +6,7 @@ leads to 0.96, and not to 0.9.
 """
 
 from collections.abc import Sequence
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import InvalidInput
-from .families import Embeddings
+from .families import Embeddings, find_family
 from .models import Redenoise, Sampling
 from .pipelines import denoise
 from .samplers import make_sampler
@@ -73,7 +74,8 @@ def predict_velocity(
     """
     scheduler = step_between(pipeline.scheduler.config, (sigma, 0.0))
     denoise(pipeline, latents, embeddings, [0] * len(latents), Sampling(scheduler, 1, guidance_scale))
-    return torch.cat(scheduler.velocities)
+    velocities = torch.cat(scheduler.velocities)
+    return find_family(pipeline).unpack(pipeline, velocities, *latents.shape[2:])
 
 
 def step_between(config: Any, sigmas: Sequence[float]) -> Any:
@@ -106,6 +108,7 @@ def first_steps_of_flow(config: Any, num_steps: int) -> Any:
         timesteps: Tensor
         sigmas: Tensor
 
+        @wraps(diffusers.FlowMatchEulerDiscreteScheduler.set_timesteps)  # pipelines ask whether it takes sigmas
         def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
             super().set_timesteps(*args, **kwargs)
             self.path = tuple(self.timesteps[: num_steps + 1].tolist())

@@ -105,10 +105,11 @@ def find_file(name: str) -> Path:
     return fetch_file(f"{owner}/{repository}", file)
 
 
-def fetch_file(repo: str, file: str, revision: str | None = None, sha256: str | None = None) -> Path:
+def fetch_file(repo: str, file: str, revision: str | None = None, sha256: str | None = None, **client: Any) -> Path:
     """The path of a file of a local folder, or of a repository, from which it is downloaded into the Hub's cache.
 
     `revision` (a commit, branch or tag) and `sha256` default to those in PINS, then to those of the first download.
+    `client` are arguments of the Hub's client, such as `token`.
 
     Raises: MissingWeights, which says what to download and where to put it; BadWeights if the hash is another one;
     InvalidInput for a name that leads out of the repository.
@@ -122,7 +123,7 @@ def fetch_file(repo: str, file: str, revision: str | None = None, sha256: str | 
         raise InvalidInput(f"{file[:80]!r} is not the name of a file in a repository.")
     repo = _cached_spelling(repo)
     commit = find_pin(repo, revision).revision or _read_records().get(_key(repo, file), {}).get("revision") or None
-    path = _ask_hub(repo, file, partial(_download, repo, file, commit))
+    path = _ask_hub(repo, file, partial(_download, repo, file, commit, **client))
     check_file(path, repo, file, revision, sha256)
     return path
 
@@ -148,6 +149,12 @@ def cached_folder(repo: str, revision: str | None = None) -> Path | None:
         return None
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be a repository's, `OWNER/REPOSITORY`, rather than a path into a folder that is here."""
+    owner = name.partition("/")[0]
+    return bool(_HUB_ID.fullmatch(name)) and owner not in (".", "..") and not Path(owner).is_dir()
+
+
 def refuse_url(name: str) -> None:
     """Raises: InvalidInput if a name is a URL: weights come from this machine or from a repository on the Hub."""
     if "://" in name:
@@ -160,11 +167,11 @@ def commit_of(path: Path) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
 
 
-def _download(repo: str, file: str, revision: str | None) -> Path:
+def _download(repo: str, file: str, revision: str | None, local_files_only: bool = False, **client: Any) -> Path:
     global _unreachable_until
-    local_only = constants.HF_HUB_OFFLINE or time.monotonic() < _unreachable_until
+    local_only = local_files_only or constants.HF_HUB_OFFLINE or time.monotonic() < _unreachable_until
     try:
-        path = huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=local_only)
+        path = huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=local_only, **client)
     except LocalEntryNotFoundError:
         if not local_only:
             _unreachable_until = time.monotonic() + RETRY_SECONDS

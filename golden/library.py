@@ -119,12 +119,14 @@ class GoldenNoise:
     ) -> Tensor:
         """Golden noise (B, C, h, w) on the pipeline's device and in its precision, for its argument `latents`.
 
+        Pipelines of FLUX.1 and Qwen-Image take packed latents, (B, h w / 4, 4 C), and get them.
+
         The source noise comes from one of three:
         - `seed` (0 if none of the three is given). One row for each pair of prompt and seed: one prompt goes with every
           seed, and one seed with every prompt, so that `golden("a cat", seed=[1, 2])` fits
           `pipe("a cat", num_images_per_prompt=2)`. A row depends on its own prompt and seed alone.
         - `generator`, or a list of one per row: the noise that the pipeline would draw with it, to the bit.
-        - `latents` (B, C, h, w) of unit variance, as the pipeline would take them.
+        - `latents` (B, C, h, w) of unit variance, never packed.
 
         `strength` from 0 (the source noise) over 1 (NPNet's) to 3. `height` and `width` in pixels must be those that
         the pipeline is called with; NPNet sees sizes other than its own through windows (golden/sizes.py).
@@ -148,12 +150,14 @@ class GoldenNoise:
         shape = latent_shape(self.pipeline, options.get("height"), options.get("width"))
         if latents is not None:
             _check_latents(latents, shape, sized=bool(options.get("height") or options.get("width")))
-            embeds, _ = self._pair(prompt, None, options, len(latents))
-            return self._predict(latents, embeds, strength)
-        embeds, seeds = self._pair(prompt, seed, options)
-        if generator is None:
-            return self._predict(source_noise(seeds, shape), embeds, strength)
-        return self._predict(self._draw((len(embeds), *shape), generator, embeds.dtype), embeds, strength)
+            source, (embeds, _) = latents, self._pair(prompt, None, options, len(latents))
+        else:
+            embeds, seeds = self._pair(prompt, seed, options)
+            if generator is None:
+                source = source_noise(seeds, shape)
+            else:
+                source = self._draw((len(embeds), *shape), generator, embeds.dtype)
+        return find_family(self.pipeline).pack(self.pipeline, self._predict(source, embeds, strength))
 
     @torch.no_grad()
     def start_image(
@@ -260,6 +264,7 @@ class GoldenNoise:
     def _draw(self, shape: Sequence[int], generator: Any, dtype: torch.dtype) -> Tensor:
         """The noise that the pipeline would draw. Raises: InvalidInput for generators that do not fit."""
         _check_generators(generator, shape[0])
+        dtype = torch.float32 if find_family(self.pipeline).latents_in_fp32 else dtype
         try:
             return randn_tensor(tuple(shape), generator, self.pipeline._execution_device, dtype)
         except ValueError as error:  # a generator of another device
@@ -267,13 +272,14 @@ class GoldenNoise:
 
     def _predict(self, source: Tensor, prompt_embeds: Tensor, strength: float) -> Tensor:
         device = self.pipeline._execution_device
+        dtype = torch.float32 if find_family(self.pipeline).latents_in_fp32 else network_of(self.pipeline).dtype
         self.npnet.to(device)
         source = source.to(device)
         if strength == 0:
-            return source.to(network_of(self.pipeline).dtype, copy=True)
+            return source.to(dtype, copy=True)
         golden = predict_golden(self.npnet, source, prompt_embeds.to(device))
         mixed = golden if strength == 1 else mix(source, golden, strength)  # mixing would round NPNet's own answer
-        return mixed.to(network_of(self.pipeline).dtype)
+        return mixed.to(dtype)
 
 
 def _check_fit(pipeline: Any, sizes: NPNetConfig | PublishedNPNet) -> None:

@@ -1,9 +1,9 @@
 """A loaded model: its pipeline, its NPNet, its checker, and the lock that gives one run at a time the pipeline."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,15 +16,45 @@ from .pipelines import is_spared, load_pipeline
 from .verifier import Verifier, load_verifier
 
 
+class _OnDemand:
+    """A field that holds the verifier that was given or, once it is asked for, the one in the file of the spec."""
+
+    def __get__(self, model: "Model | None", owner: type | None = None) -> Verifier | None:
+        if model is None:
+            return None  # the default
+        found = vars(model)["verifier"]
+        if found is None and model.spec.has_verifier:
+            with torch.inference_mode(False):  # or no gradient would ever pass through it
+                found = load_verifier(model.spec.verifier or "", model.pipeline)
+            vars(model)["verifier"] = found
+        return found
+
+    def __set__(self, model: "Model", verifier: Verifier | None) -> None:
+        vars(model)["verifier"] = verifier
+
+
+_ON_DEMAND = cast(Any, _OnDemand())
+
+
 @dataclass
 class Model:
-    """A loaded model; `npnet` and `verifier` are None if it has none."""
+    """A loaded model; `npnet` and `verifier` are None if it has none.
+
+    The verifier is read from the file of the spec when it is first asked for: most comparisons never do.
+    `npnet_name` is the file or the name of NPNETS that its NPNet was loaded from, None if unknown.
+    """
 
     spec: ModelSpec
     pipeline: Any
     npnet: NPNet | None
-    verifier: Verifier | None = None
+    verifier: Verifier | None = _ON_DEMAND
     lock: threading.Lock = field(default_factory=threading.Lock)
+    npnet_name: str | None = None
+
+    @property
+    def has_verifier(self) -> bool:
+        """Whether there is a verifier, without reading its file."""
+        return vars(self)["verifier"] is not None or self.spec.has_verifier
 
     @property
     def family(self) -> Family:
@@ -39,19 +69,21 @@ def load_model(
     name: str = "shapes",
     *,
     npnet: str | Path | None = None,
+    verifier: str | Path | None = None,
     device: str = "auto",
     dtype: torch.dtype | None = None,
     memory: str = "high",
 ) -> Model:
     """Load a model of MODELS (or a diffusers folder) with its NPNet, or with `npnet`, a file or a name of NPNETS.
 
-    A model whose own NPNet cannot be fetched loads without it, since other arms need none. `memory` is one of
+    `verifier` is a file in place of the model's own; either is read when an arm or a reward first asks for it. A model
+    whose own NPNet cannot be fetched loads without it, since other arms need none. `memory` is one of
     pipelines.MEMORY_MODES; if it is low, NPNet stays on the CPU, where it takes a tenth of a second.
 
     Raises: InvalidInput for an unknown name or a device that torch lacks here; MissingWeights or BadWeights if weights
     are missing or do not fit.
     """
-    spec = find_model(name)
+    spec = with_verifier(find_model(name), verifier)
     device = pick_device(device)
     weights = npnet or spec.npnet
     check_npnet_name(spec, weights)
@@ -64,8 +96,19 @@ def load_model(
     pipeline = load_pipeline(spec, device, dtype, memory)
     if network and not is_spared(pipeline):
         network.to(device)
-    verifier = load_verifier(spec.verifier, pipeline) if spec.verifier and Path(spec.verifier).is_file() else None
-    return Model(spec, pipeline, network, verifier)
+    return Model(spec, pipeline, network, npnet_name=str(weights) if network else None)
+
+
+def with_verifier(spec: ModelSpec, verifier: str | Path | None) -> ModelSpec:
+    """The spec with a file of a verifier in place of its own, if one is given.
+
+    Raises: MissingWeights if there is no such file.
+    """
+    if verifier is None:
+        return spec
+    if not Path(verifier).is_file():
+        raise MissingWeights(f"There is no verifier at {verifier}: give a file made by train/train_verifier.py.")
+    return replace(spec, verifier=str(verifier))
 
 
 def check_npnet_name(spec: ModelSpec, npnet: str | Path | None) -> None:

@@ -64,7 +64,8 @@ def load_pipeline(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype | Non
     """
     if memory not in MEMORY_MODES:
         raise InvalidInput(f"Unknown memory mode {memory!r}: choose one of {', '.join(MEMORY_MODES)}.")
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.float16)
+    half = getattr(torch, spec.family.half_precision)
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else half)
     pipeline_class = getattr(diffusers, spec.pipeline)
     where = {"revision": spec.revision, "variant": spec.variant, "use_safetensors": True}
     parts = spec.family.load_arguments() | _parts_left_out(spec)
@@ -284,7 +285,7 @@ def encode_anew(pipeline: Any, prompts: Sequence[str]) -> Embeddings:
 
 def add_control(pipeline: Any, embeddings: Embeddings, image: Image.Image, shape: tuple[int, int, int]) -> Embeddings:
     """The embeddings with a control image in every row, at the size of images whose latents have `shape`."""
-    height, width = (side * pipeline.vae_scale_factor for side in shape[1:])
+    height, width = (side * find_family(pipeline).cell_size(pipeline) for side in shape[1:])
     pixels = images_to_pixels([image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)]) / 2 + 0.5
     return embeddings | {"image": pixels.repeat(len(embeddings["prompt_embeds"]), 1, 1, 1)}
 
@@ -336,6 +337,7 @@ def denoise(
     # Pipelines switch gradients off in a decorator of their call.
     call = inspect.unwrap(type(pipeline).__call__) if grad else type(pipeline).__call__
     _, _, height, width = noise.shape
+    dtype, scale = torch.float32 if family.latents_in_fp32 else pipeline.dtype, sampling.guidance_scale
 
     def take_turn(turn: int) -> Tensor:
         rows = slice(turn * rows_per_turn, (turn + 1) * rows_per_turn)
@@ -350,17 +352,16 @@ def denoise(
         scheduler.after_step = after_step
         latents = call(
             pipeline,
-            **{name: value[rows] for name, value in embeddings.items()},
-            latents=family.pack(pipeline, noise[rows].to(pipeline._execution_device, pipeline.dtype)),
-            height=height * pipeline.vae_scale_factor,
-            width=width * pipeline.vae_scale_factor,
+            **family.embedding_arguments({name: value[rows] for name, value in embeddings.items()}, scale),
+            latents=family.pack(pipeline, noise[rows].to(pipeline._execution_device, dtype)),
+            height=height * family.cell_size(pipeline),
+            width=width * family.cell_size(pipeline),
             num_inference_steps=sampling.num_inference_steps,
             generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]],
             output_type="latent",
-            **family.guidance_arguments(sampling.guidance_scale),
-            **family.call_arguments(),
+            **family.guidance_arguments(scale) | family.call_arguments(),
         ).images
-        return family.unpack(pipeline, latents, height, width)
+        return family.read_output(pipeline, latents, height, width)
 
     try:
         pipeline.scheduler = scheduler
@@ -383,7 +384,7 @@ def _find_scheduler(pipeline: Any, sampler: Any) -> Any:
 def encode_images(pipeline: Any, images: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
     """RGB images of one size to finished latents, as `decode` reads them."""
     pixels = images_to_pixels(images).to(pipeline._execution_device, pipeline.vae.dtype)
-    return find_family(pipeline).scale_latents(pipeline, pipeline.vae.encode(pixels).latent_dist.mode())
+    return find_family(pipeline).encode_pixels(pipeline, pixels)
 
 
 @torch.inference_mode()
@@ -403,15 +404,14 @@ def decode_pixels(
 
 
 def _decode(pipeline: Any, latents: Tensor) -> Tensor:
-    scaled = find_family(pipeline).unscale_latents(pipeline, latents.to(pipeline.vae.dtype))
-    return pipeline.vae.decode(scaled, return_dict=False)[0]
+    return find_family(pipeline).decode(pipeline, latents.to(pipeline.vae.dtype))
 
 
 @contextmanager
 def _decoder(pipeline: Any) -> Iterator[None]:
     """A VAE whose configuration says that it overflows in half precision (SDXL's own does) decodes in fp32."""
     vae = pipeline.vae
-    overflows = vae.dtype == torch.float16 and vae.config.force_upcast
+    overflows = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
     try:
         if overflows:
             vae.float()

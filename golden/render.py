@@ -147,8 +147,9 @@ def plan(
     if not options.model and (not isinstance(name, str) or name not in MODELS):
         raise InvalidInput(f"The image was made with the model {str(name)[:80]!r}: pass it yourself, with --model.")
     spec = find_model(name)
-    values = {key: stored[key] for key in NAMES if key in stored}
-    values |= {key: value for key in NAMES if (value := getattr(arguments, key)) is not None}
+    names = [name for name in NAMES if name != "arms"]  # it writes a standard and a golden image
+    values = {key: stored[key] for key in names if key in stored}
+    values |= {key: value for key in names if (value := getattr(arguments, key)) is not None}
     values["control"] = read_control(options.control, stored)
     prompts = read_prompts(options.prompts) if options.prompts else {"": values.get("prompt")}
     if None in prompts.values():

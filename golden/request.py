@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from .checkers import find_checker
-from .checks import check_number, check_seed, check_side, check_whole, shown
+from .checks import check_name, check_number, check_seed, check_side, check_whole, shown
 from .errors import InvalidInput
 from .flags import flag
 from .models import ModelSpec, Sampling
@@ -34,10 +34,10 @@ class CompareRequest:
     guidance_scale: float = flag(5.5, "classifier-free guidance, from 1 (none)")
     sampler: str = flag("ddim", f"one of {', '.join(SAMPLERS)}", metavar="NAME")
     strength: float = flag(1.0, "strength of golden noise: 0 is the source noise, 1 the arm's own")
-    arms: tuple[str, ...] = flag(("standard", "npnet"), "names of the noises to compare")
-    control: Image.Image | None = field(default=None, compare=False)
     height: int | None = flag(None, "height in pixels (default: the native size)")
     width: int | None = flag(None, "width in pixels (default: the native size)")
+    arms: tuple[str, ...] = flag(("standard", "npnet"), "names of the noises to compare")
+    control: Image.Image | None = field(default=None, compare=False)
 
     @property
     def sampling(self) -> Sampling:
@@ -61,7 +61,7 @@ def validate(request: CompareRequest, spec: ModelSpec) -> CompareRequest:
         num_inference_steps=steps,
         guidance_scale=check_number("guidance scale", request.guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE),
         strength=check_number("strength", request.strength, 0.0, MAX_STRENGTH),
-        arms=_check_arms(request.arms),
+        arms=_check_arms(request.arms, spec),
         height=check_side("height", request.height),
         width=check_side("width", request.width),
     )
@@ -79,13 +79,15 @@ def _check_prompt(prompt: Any, spec: ModelSpec) -> str:
     return " ".join(prompt.split())
 
 
-def _check_arms(arms: Any) -> tuple[str, ...]:
+def _check_arms(arms: Any, spec: ModelSpec) -> tuple[str, ...]:
     if not isinstance(arms, tuple | list) or not arms:
         raise InvalidInput(f"The arms must be a list of names, got {shown(arms)}.")
-    from .arms import find_arm  # brings torch and diffusers, which the help of a command does without
+    from .arms import ARMS, arms_for  # brings torch and diffusers, which the help of a command does without
 
+    # What the model lacks is told by the arm itself; here it is only left out of what there is to choose from.
+    available = arms_for(spec, has_npnet=True, has_verifier=spec.has_verifier)
     for arm in arms:
-        find_arm(arm)
+        check_name("arm", arm, ARMS if isinstance(arm, str) and arm in ARMS else available)
     if len(set(arms)) < len(arms):
         raise InvalidInput(f"Each arm can be compared only once, got {', '.join(arms)}.")
     return tuple(arms)

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import InvalidInput, MissingWeights
+from .errors import InvalidInput
 from .families import Embeddings
 from .model import Model
 from .models import RewardSettings, Sampling
 from .noise import Noise, sample_first_steps
 from .pipelines import decode_pixels
+from .verifier import missing_verifier
 
 if TYPE_CHECKING:  # judges bring libraries that the verifier does without
     from .judges.base import Judge
@@ -40,9 +41,7 @@ class Reward:
         self.model, self.settings, self.judges = model, settings or RewardSettings(), dict(judges or {})
         for name, _ in self.settings.weights:
             if name == VERIFIER and model.verifier is None:
-                raise MissingWeights(
-                    f"There is no verifier for {model.spec.name!r}: train one (train/train_verifier.py)."
-                )
+                raise missing_verifier(model.spec.name)
             if name != VERIFIER and name not in self.judges:
                 raise InvalidInput(f"The reward {name[:40]!r} is neither {VERIFIER!r} nor a judge that was loaded.")
 
@@ -95,13 +94,18 @@ def clip_rows(gradient: Noise, limit: float | Tensor) -> Noise:
     return torch.nan_to_num(gradient * scale.view(-1, 1, 1, 1), nan=0.0, posinf=0.0, neginf=0.0)
 
 
+NUM_ITERATIONS = 6  # of ascent, after which the verifier is more pleased than the checker
+ASCENDED_AT_ONCE = 16
+"""Rows whose activations, for the gradient through several steps, are in memory at a time."""
+
+
 def ascend(
     reward: Any,
     source: Noise,
     embeddings: Embeddings,
     prompts: Sequence[str] = (),
     *,
-    num_iterations: int = 6,
+    num_iterations: int = NUM_ITERATIONS,
     step_size: float = 0.03,
     momentum: float = 0.7,
 ) -> Noise:
@@ -110,6 +114,24 @@ def ascend(
     Each iteration moves a row by `step_size` (rms per value) along its own gradient, whatever the gradient's norm.
     Differs from ReNO: steps are normalised row by row in the place of clipping, and the norm is kept exactly.
     """
+    parts = []
+    for first in range(0, len(source), ASCENDED_AT_ONCE):
+        rows = slice(first, first + ASCENDED_AT_ONCE)
+        own = {name: value[rows] for name, value in embeddings.items()}
+        parts.append(_ascend(reward, source[rows], own, prompts[rows], num_iterations, step_size, momentum))
+    return torch.cat(parts)
+
+
+def _ascend(
+    reward: Any,
+    source: Noise,
+    embeddings: Embeddings,
+    prompts: Sequence[str],
+    num_iterations: int,
+    step_size: float,
+    momentum: float,
+) -> Noise:
+    """`ascend` for rows that are in memory together."""
     norm = source.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     noise, velocity = source.clone(), torch.zeros_like(source)
     best, best_reward = noise.clone(), torch.full((len(source),), -torch.inf)

@@ -28,6 +28,9 @@ _TRAINED = (
 )
 
 
+_FLOW_DPM = ("num_train_timesteps", "algorithm_type", "solver_order")
+
+
 def _factory(class_name: str, aligned: bool = False, **settings: Any) -> Callable[[Mapping], Any]:
     """A function from a model's scheduler configuration to a fresh scheduler of a class, with `align_steps` or not."""
 
@@ -45,7 +48,7 @@ def _factory(class_name: str, aligned: bool = False, **settings: Any) -> Callabl
     return make
 
 
-def _flow_factory(class_name: str) -> Callable[[Mapping], Any]:
+def _flow_factory(class_name: str, **settings: Any) -> Callable[[Mapping], Any]:
     """The same for flow matching, whose schedule is its shift."""
 
     def make(config: Mapping) -> Any:
@@ -53,7 +56,11 @@ def _flow_factory(class_name: str) -> Callable[[Mapping], Any]:
 
         scheduler_class = getattr(diffusers, class_name)
         accepted = scheduler_class._get_init_keys(scheduler_class)
-        return scheduler_class(**{key: config[key] for key in accepted if key in config})
+        # DPM-Solver has another name for the shift, in whichever of the two a model's configuration is written.
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        names = _FLOW_DPM if "flow_shift" in accepted else accepted
+        chosen = {key: config[key] for key in names if key in config} | {"shift": shift, "flow_shift": shift} | settings
+        return scheduler_class(**{key: value for key, value in chosen.items() if key in accepted})
 
     return make
 
@@ -109,6 +116,7 @@ SAMPLERS: dict[str, Callable[[Mapping], Any]] = {
     "euler_ays": _factory("EulerDiscreteScheduler", aligned=True),
     "flow_euler": _flow_factory("FlowMatchEulerDiscreteScheduler"),
     "flow_heun": _flow_factory("FlowMatchHeunDiscreteScheduler"),
+    "flow_dpm": _flow_factory("DPMSolverMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True),
 }
 
 # The first two were distilled for a schedule of 50 steps, of which they take some; from 60 on two of the aligned steps
@@ -118,8 +126,10 @@ MAX_STEPS_OF = {"lcm": 50, "tcd": 50, "dpm_ays": 50, "euler_ays": 50}
 
 ALIGNED_SAMPLERS = ("dpm_ays", "euler_ays")
 """For models of SDXL's noise levels alone."""
-FLOW_SAMPLERS = ("flow_euler", "flow_heun")
+FLOW_SAMPLERS = ("flow_euler", "flow_heun", "flow_dpm")
 """For flow matching."""
+SIGMA_SAMPLERS = ("flow_euler",)
+"""For pipelines of flow matching that choose the sigmas of their steps themselves: others do not take them."""
 PLAIN_SAMPLERS = tuple(name for name in SAMPLERS if name not in (*ALIGNED_SAMPLERS, *FLOW_SAMPLERS))
 """For every diffusion model."""
 
@@ -172,6 +182,8 @@ def remember_clean_estimate(scheduler: Any) -> Any:
 
 def _clean(scheduler: Any, model_output: "Tensor", timestep: Any, sample: "Tensor") -> "Tensor":
     """x0 from x_t and the model's output, for flows and for variance-preserving schedulers."""
+    if scheduler.config.get("use_flow_sigmas"):  # whose timesteps are rounded
+        return sample - scheduler.sigmas[scheduler.step_index - 1] * model_output
     if not hasattr(scheduler, "alphas_cumprod"):
         # x0 = x - sigma v
         return sample - float(timestep) / scheduler.config.num_train_timesteps * model_output

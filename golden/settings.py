@@ -20,9 +20,11 @@ from .files import ASSETS
 from .models import ModelSpec
 from .request import CompareRequest, validate
 
-NAMES = tuple(field.name for field in fields(CompareRequest) if field.name not in ("arms", "control"))
+NAMES = tuple(field.name for field in fields(CompareRequest) if field.name != "control")
 """What a link and a settings file hold: fields of CompareRequest."""
+_ARMS = CompareRequest(prompt="").arms  # a link without arms is for these
 _EXAMPLE = 'they look like {"prompt": "a red circle", "seed": 1}.'
+_MOST_NAMED = 5  # unknown settings in one sentence
 _ALSO_THERE = ("model", "control")  # what `to_dict` adds
 
 PNG_KEY = "golden"
@@ -40,9 +42,13 @@ _UNREADABLE = (  # all that Pillow raises for a file that is not what it says
 
 
 def to_dict(request: CompareRequest, spec: ModelSpec) -> dict[str, Any]:
-    """The settings with the model's name, ready for JSON; of a control image the SHA-256 of its pixels."""
+    """The settings with the model's name, ready for JSON; of a control image the SHA-256 of its pixels.
+
+    Without arms they are for standard and golden noise.
+    """
     control = {"control": hash_image(request.control)} if request.control is not None else {}
     values = {name: getattr(request, name) for name in NAMES}
+    values["arms"] = list(request.arms) if request.arms != _ARMS else None
     return {"model": spec.name} | {name: value for name, value in values.items() if value is not None} | control
 
 
@@ -66,19 +72,23 @@ def from_json(text: Any, spec: ModelSpec) -> CompareRequest:
         ) from None
     if not isinstance(settings, dict):
         raise InvalidInput(f"The settings must be a JSON object: {_EXAMPLE}")
-    return _from_mapping(settings, spec)
+    return from_dict(settings, spec)
 
 
 def from_query(query: Mapping[str, str], spec: ModelSpec) -> CompareRequest | None:
-    """Settings from a link's query; None if it names no prompt.
+    """Settings from a link's query; None if it has none.
 
     Names that begin with two underscores are the server's own (`__theme`). Raises: InvalidInput as `from_json`.
     """
-    if "prompt" not in query:
-        return None
-    texts = ("prompt", "sampler", "model")
-    settings = {name: value for name, value in query.items() if not name.startswith("__")}
-    return _from_mapping({k: v if k in texts else _parse_number(v) for k, v in settings.items()}, spec)
+    settings = {name: _parse_value(name, text) for name, text in query.items() if not name.startswith("__")}
+    return from_dict(settings, spec) if settings else None
+
+
+def _parse_value(name: str, text: str) -> Any:
+    """A value of a link: text, arms between commas, or a number."""
+    if name in ("prompt", "sampler", "model"):
+        return text
+    return text.split(",") if name == "arms" else _parse_number(text)
 
 
 def _parse_number(text: str) -> str | float:
@@ -89,12 +99,15 @@ def _parse_number(text: str) -> str | float:
         return text
 
 
-def _from_mapping(settings: Mapping[str, Any], spec: ModelSpec) -> CompareRequest:
+def from_dict(settings: Mapping[str, Any], spec: ModelSpec) -> CompareRequest:
+    """Settings by name, of which those left out keep the model's defaults. Raises: InvalidInput as `from_json`."""
     model = settings.get("model", spec.name)
     if model != spec.name:
         raise InvalidInput(f"These settings are for the model {str(model)[:40]!r}, and this is {spec.name!r}.")
     if unknown := [name for name in settings if name not in (*NAMES, *_ALSO_THERE)]:
-        raise InvalidInput(f"Unknown setting {shown(unknown[0])}: the settings are {', '.join(('model', *NAMES))}.")
+        named = ", ".join(map(shown, unknown[:_MOST_NAMED])) + (" and others" if len(unknown) > _MOST_NAMED else "")
+        plural = "s" if len(unknown) > 1 else ""
+        raise InvalidInput(f"Unknown setting{plural} {named}: the settings are {', '.join(('model', *NAMES))}.")
     known = {name: settings[name] for name in NAMES if name in settings}
     return validate(default_request(spec, **known), spec)
 

@@ -6,14 +6,18 @@ NPNet makes to it is assembled from windows of NPNet's own size.
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .errors import InvalidInput
+from .families import find_family
+from .models import ModelSpec
 from .npnet import NPNet
 from .npnet.branches import Noise
+from .pipelines import latent_shape
 
 OVERLAP = 0.25
 """The least share of a window that it has in common with its neighbour."""
@@ -101,3 +105,56 @@ def _ramp(length: int) -> Float[Tensor, " length"]:
     """(length,) weights that rise from the ends of a window to its middle and are above zero everywhere."""
     cells = torch.arange(length)
     return torch.minimum(cells + 1, length - cells).float()
+
+
+# --- what a model can draw --------------------------------------------------------------------------------------------
+
+
+def native_size(pipeline: Any) -> tuple[int, int]:
+    """A model's own height and width in pixels."""
+    _, height, width = latent_shape(pipeline)
+    cell = find_family(pipeline).cell_size(pipeline)
+    return height * cell, width * cell
+
+
+def side_limits(native: int, spec: ModelSpec, step: int) -> tuple[int, int]:
+    """The smallest and the largest side in pixels, multiples of `step`, that a model can draw."""
+    low, high = spec.size_limits
+    return max(step, math.ceil(low * native / step) * step), math.floor(high * native / step) * step
+
+
+def check_size(height: int, width: int, spec: ModelSpec, pipeline: Any) -> None:
+    """Raises: InvalidInput for a size in pixels that the model cannot draw."""
+    for name, side, native in zip(("height", "width"), (height, width), native_size(pipeline), strict=True):
+        low, high = side_limits(native, spec, find_family(pipeline).cell_size(pipeline))
+        if side > high and spec.size_limits[1] == 2:
+            raise InvalidInput(f"The {name} must be at most {high} pixels, twice the native size, got {side}.")
+        if not low <= side <= high:
+            raise InvalidInput(
+                f"The {name} must be from {low} to {high} pixels, got {side}: at other sizes "
+                f"{spec.title or spec.name} draws more or fewer objects than the prompt asks for."
+            )
+
+
+def describe_sizes(spec: ModelSpec, pipeline: Any) -> str:
+    """Which sizes a model takes, and what becomes of them."""
+    limits = [side_limits(native, spec, find_family(pipeline).cell_size(pipeline)) for native in native_size(pipeline)]
+    (low, high), (_, widest) = limits
+    allowed = f"from {low} to {max(high, widest)}" if spec.size_limits[0] else "at most twice the native size"
+    unchecked = " Images of another size are not checked." if spec.checker else ""
+    return (
+        f"In pixels, {allowed}; leave empty for the native size. NPNet works at the native size: it sees larger noise "
+        f"in overlapping windows, smaller noise with a margin around it. Noise is never resized.{unchecked}"
+    )
+
+
+def say_unchecked(height: int | None, width: int | None, spec: ModelSpec, pipeline: Any) -> str:
+    """A sentence on a size, None for the native side, at which a model's checker does not apply; else nothing."""
+    native = native_size(pipeline)
+    size = (height or native[0], width or native[1])
+    if spec.checker is None or size == native:
+        return ""
+    return (
+        f"At {size[1]} x {size[0]} nothing is checked: the checker and the embedded judges are made for "
+        f"{native[1]} x {native[0]}, so scores mean little here."
+    )

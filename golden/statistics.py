@@ -5,12 +5,17 @@ seed. So prompts ("clusters"), not images, are what is resampled, tested and cou
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.optimize import minimize
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 
 NUM_RESAMPLES = 10_000
 LEVEL = 0.95
@@ -74,6 +79,38 @@ def bootstrap_means(
     tail = _expanded_tail(len(counts), level)
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
     return [Interval(float(m), float(lo), float(hi)) for m, lo, hi in zip(means, low, high, strict=True)]
+
+
+def bootstrap_ratio(
+    values: ArrayLike,
+    baseline: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """The mean of `values` (N,) over that of `baseline` (N,), with its bootstrap interval over `clusters` (N,).
+
+    Both means are of the same resample, so that what they share cancels. NaN if the baseline's mean is not positive in
+    the sample, and without ends if that happens in a resample or there is one cluster.
+    Raises: as `bootstrap_means`.
+    """
+    table = np.column_stack([np.asarray(values, float), np.asarray(baseline, float)])
+    first, second = bootstrap_means(table, clusters, num_resamples=2, seed=seed)
+    ratio = first.value / second.value if second.value > 0 else math.nan
+    sums, counts = cluster_totals(table, clusters)
+    resampled = resampled_means(sums, counts, num_resamples, seed)
+    if len(counts) == 1 or math.isnan(ratio) or (resampled[:, 1] <= 0).any():
+        return Interval(ratio, math.nan, math.nan)
+    tail = _expanded_tail(len(counts), level)
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], [tail, 1 - tail])
+    return Interval(ratio, float(low), float(high))
+
+
+def mean_pairwise(items: Sequence[Any], distance: Callable[[Any, Any], float]) -> float:
+    """The mean of a symmetric `distance` over all pairs of at least two items."""
+    return float(np.mean([distance(one, other) for one, other in combinations(items, 2)]))
 
 
 def cluster_totals(table: NDArray, clusters: ArrayLike) -> tuple[NDArray, NDArray]:
@@ -195,3 +232,84 @@ def sample_size(standardised_effect: float, *, power: float = POWER, level: floa
     while TTestPower().power(effect, size, 1 - level) < power:
         size += 1
     return size
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+ELO = 400 / math.log(10)
+"""Points of the Elo scale in one unit of log odds: 400 points are odds of 10 to 1."""
+
+
+@dataclass(frozen=True)
+class Rating:
+    """An arm's place in a ranking by votes, in Elo points around the mean of the arms that are ranked with it."""
+
+    name: str
+    points: Interval
+    num_votes: int
+
+
+def bradley_terry(votes: Sequence[tuple[str, str, float]], *, level: float = LEVEL) -> list[Rating]:
+    """Rank arms by paired votes (first, second, share of the vote that goes to the first: 1, 0, or 0.5 for a tie).
+
+    The model says that a beats b with odds exp(strength_a - strength_b). Strengths maximise the likelihood, to which
+    one tie is added for every pair of arms that met: without it an arm that won every vote would be infinitely strong.
+    With two arms the interval is then Gart's for log odds, which holds for few votes, too. Ties count as half a win
+    for either side, which makes intervals wider rather than narrower. Only arms that votes connect can be ranked
+    against each other: of several groups the one with the most votes is ranked.
+
+    Source: Bradley and Terry 1952, "Rank analysis of incomplete block designs"; Gart 1966 for the added tie.
+    Returns: the ratings, the best first; empty without votes.
+    Raises: ValueError for a share outside [0, 1], or an arm against itself.
+    """
+    if any(first == second or not 0 <= share <= 1 for first, second, share in votes):
+        raise ValueError("each vote must be (first, second, share), of two different arms, with a share from 0 to 1")
+    names = list(dict.fromkeys(name for first, second, _ in votes for name in (first, second)))
+    place = {name: index for index, name in enumerate(names)}
+    counted = np.zeros((len(names), len(names)))
+    for first, second, share in votes:
+        counted[place[first], place[second]] += share
+        counted[place[second], place[first]] += 1 - share
+    met = counted + counted.T > 0
+    kept = _largest_group(met, (counted + counted.T).sum(1))
+    wins = (counted + 0.5 * met)[np.ix_(kept, kept)]
+    if not len(kept):
+        return []
+    strengths, covariance = _fit_strengths(wins)
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(np.diag(covariance))
+    num_votes = (counted + counted.T)[np.ix_(kept, kept)].sum(1).round().astype(int)
+    ratings = [
+        Rating(names[index], Interval(*(float(ELO * v) for v in (s, s - h, s + h))), int(n))
+        for index, s, h, n in zip(kept, strengths, half, num_votes, strict=True)
+    ]
+    return sorted(ratings, key=lambda rating: -rating.points.value)
+
+
+def _largest_group(met: NDArray, num_votes: NDArray) -> NDArray:
+    """The indices of the arms that votes connect: of several such groups, those of the one with the most votes."""
+    if not len(met):
+        return np.array([], int)
+    _, groups = connected_components(met, directed=False)
+    return np.flatnonzero(groups == np.bincount(groups, weights=num_votes).argmax())
+
+
+def _fit_strengths(wins: NDArray) -> tuple[NDArray, NDArray]:
+    """Strengths (K,) that sum to 0, and their covariance (K, K), from `wins` (K, K) of rows over columns."""
+    games = wins + wins.T
+
+    # A penalty on the sum fixes what the votes leave open, and changes no difference.
+    def loss(s: NDArray) -> float:
+        return float((wins * np.logaddexp(0, s[None] - s[:, None])).sum() + s.sum() ** 2 / 2)
+
+    def slope(s: NDArray) -> NDArray:
+        expected = games * expit(s[:, None] - s[None])
+        return (expected - wins).sum(1) + s.sum()
+
+    def information(s: NDArray) -> NDArray:
+        chance = expit(s[:, None] - s[None])
+        spread = games * chance * (1 - chance)
+        return np.diag(spread.sum(1)) - spread + 1
+
+    fit = minimize(loss, np.zeros(len(wins)), jac=slope, hess=information, method="trust-exact", tol=1e-9)
+    inverse = np.linalg.inv(information(fit.x))
+    return fit.x, inverse - 1 / len(wins) ** 2  # without the part that the penalty holds

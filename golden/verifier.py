@@ -8,7 +8,7 @@ and as a way to choose among noises without rendering them.
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import BadWeights
+from .errors import BadWeights, MissingWeights
 from .families import Embeddings, find_family
 from .files import load_weights, save_weights
 from .flows import step_between
@@ -66,12 +66,14 @@ class Verifier(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """Logits for latents at one timestep; `pipeline` prepares them as it would for its own network."""
         arguments, keywords = capture_network_inputs(pipeline, latents, timestep, embeddings)
-        return self.judge(self.encode(arguments, keywords, latents), embeddings)
+        cell = find_family(pipeline).patch_size(pipeline)
+        size = [side // cell for side in latents.shape[-2:]]
+        return self.judge(self.encode(arguments, keywords, size), embeddings)
 
     def encode(
-        self, arguments: tuple, keywords: dict[str, Any], latents: Tensor
+        self, arguments: tuple, keywords: dict[str, Any], size: Sequence[int]
     ) -> Float[Tensor, "batch features height width"]:
-        """The encoder's last feature map for the inputs of the denoising network."""
+        """The encoder's last feature map for the inputs of the denoising network; a transformer's has `size`."""
         features: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -86,7 +88,7 @@ class Verifier(nn.Module):
             pass
         finally:
             handle.remove()
-        return _as_map(features[0], latents.shape[-2:]).float()
+        return _as_map(features[0], size).float()
 
     def judge(self, features: Tensor, embeddings: Embeddings) -> Float[Tensor, " batch"]:
         grid = self.grid(nn.functional.adaptive_avg_pool2d(features, GRID).flatten(1))
@@ -104,7 +106,8 @@ def make_verifier(pipeline: Any, hidden: int = 256) -> Verifier:
 
 
 def _width_of(config: Any) -> int:
-    return int(config.get("hidden_size") or config["num_attention_heads"] * config["attention_head_dim"])
+    width = config.get("hidden_size") or config.get("dim")  # Hunyuan-DiT's name, Z-Image's, others'
+    return int(width or config["num_attention_heads"] * config["attention_head_dim"])
 
 
 def find_text_dim(pipeline: Any) -> int:
@@ -148,6 +151,8 @@ def _truncate(network: nn.Module) -> nn.Module:
         return network
     blocks = _blocks_of(network)
     del blocks[(len(blocks) + 1) // 2 :]
+    if hasattr(network, "single_transformer_blocks"):  # FLUX's, after the others
+        network.single_transformer_blocks = nn.ModuleList()
     return network
 
 
@@ -160,13 +165,12 @@ def _in_fp32(value: Any) -> Any:
     return type(value)(map(_in_fp32, value)) if isinstance(value, tuple | list) else value
 
 
-def _as_map(features: Tensor, latent_size: torch.Size) -> Tensor:
-    """Features as a map (B, F, h, w); tokens (B, N, F) are laid out in the proportions of the latents."""
+def _as_map(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Features as a map (B, F, h, w); of tokens (B, N, F) the first h w are laid out, others are not of the image."""
     if features.ndim == 4:
         return features
-    height, width = latent_size
-    cell = round((height * width / features.shape[1]) ** 0.5)
-    return features.transpose(1, 2).unflatten(2, (height // cell, width // cell))
+    height, width = size
+    return features[:, : height * width].transpose(1, 2).unflatten(2, (height, width))
 
 
 def capture_network_inputs(
@@ -224,6 +228,11 @@ def _silenced(pipeline: Any) -> Iterator[None]:
         yield
     finally:
         pipeline.set_progress_bar_config(**before)
+
+
+def missing_verifier(name: str) -> MissingWeights:
+    """The error of a model without a verifier, by the model's name."""
+    return MissingWeights(f"There is no verifier for {name!r}: train one (train/train_verifier.py).")
 
 
 # --- weight files -----------------------------------------------------------------------------------------------------

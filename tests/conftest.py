@@ -10,19 +10,28 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler
+from diffusers import DDPMScheduler, EulerDiscreteScheduler
 from jaxtyping import install_import_hook
 from PIL import Image
-from tokenizers import pre_tokenizers
 
 from tests import typechecker
+from tests.tiny_pipelines import (
+    BUILDERS,
+    EMBEDDING_DIM,
+    SIZE,
+    make_clip_config,
+    make_clip_tokenizer,
+    make_t5_config,
+    make_t5_tokenizer,
+    make_vae,
+)
 
 if "golden" not in sys.modules:  # this file is imported twice: by pytest, and by tests that use what it defines
     # Every annotation in golden is checked at run time, shapes and precisions of tensors included. Not in
@@ -35,6 +44,9 @@ if "golden" not in sys.modules:  # this file is imported twice: by pytest, and b
 
 from golden.arms import ARMS, find_arm
 from golden.errors import MissingWeights
+from golden.families.flux2 import Flux2Klein
+from golden.families.packed import PackedFamily
+from golden.families.z_image import ZImage
 from golden.judges import ALL_JUDGES, JUDGES, JudgeSet, find_judge, loading, save_judge
 from golden.judges.inputs import load_tokenizer
 from golden.library import GoldenNoise
@@ -74,6 +86,7 @@ SLOW_FILES = {
     "test_collect_pairs.py",
     "test_compare.py",
     "test_drills.py",
+    "test_golden_noise.py",
     "test_judge_images.py",
     "test_judges.py",
     "test_killed.py",
@@ -100,12 +113,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-SIZE = 8
-"""Latents of the tiny models are (4, SIZE, SIZE)."""
 NUM_TOKENS = 77
 EVERY_ARM = tuple(name for name in ARMS if name not in ("select_16", "select_64"))
 """All arms but those that do the same as select_4 with more noises, which takes long."""
-EMBEDDING_DIM = 32
 
 SDXL_SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -125,55 +135,16 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def _tiny_vae(**settings: typing.Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        sample_size=SIZE * 8,
-        mid_block_add_attention=False,
-        force_upcast=False,
-        **{"latent_channels": 4, "scaling_factor": 0.5} | settings,
-    )
-
-
-def _clip_tokenizer() -> transformers.CLIPTokenizer:
-    """Every byte is a token, as in CLIP's own, and no two are ever merged."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=NUM_TOKENS)
-
-
-def _clip_config(
-    tokenizer: transformers.CLIPTokenizer, hidden_size: int = EMBEDDING_DIM // 2
-) -> transformers.CLIPTextConfig:
-    return transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        projection_dim=EMBEDDING_DIM // 2,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=NUM_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
 @pytest.fixture(scope="session")
 def tiny_sdxl_folder(tmp_path_factory) -> str:
     """A StableDiffusionXLPipeline with random weights, as `save_pretrained` leaves it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tokenizer = _clip_tokenizer()
+        tokenizer = make_clip_tokenizer(NUM_TOKENS)
         pipeline = diffusers.StableDiffusionXLPipeline(
-            vae=_tiny_vae(),
-            text_encoder=transformers.CLIPTextModel(_clip_config(tokenizer)),
-            text_encoder_2=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            vae=make_vae(),
+            text_encoder=transformers.CLIPTextModel(make_clip_config(tokenizer)),
+            text_encoder_2=transformers.CLIPTextModelWithProjection(make_clip_config(tokenizer)),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=diffusers.UNet2DConditionModel(
@@ -199,28 +170,6 @@ def tiny_sdxl_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-def _t5_tokenizer(max_length: int) -> transformers.T5Tokenizer:
-    """Every letter is a token."""
-    pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
-    return transformers.T5Tokenizer(
-        vocab=[(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")] + [(piece, -2.0) for piece in pieces],
-        extra_ids=0,
-        model_max_length=max_length,
-    )
-
-
-def _t5_config(tokenizer: transformers.T5Tokenizer) -> transformers.T5Config:
-    return transformers.T5Config(
-        vocab_size=len(tokenizer),
-        d_model=EMBEDDING_DIM,
-        d_kv=8,
-        d_ff=32,
-        num_layers=1,
-        num_heads=2,
-        is_encoder_decoder=False,
-    )
-
-
 @pytest.fixture(scope="session")
 def tiny_hunyuan_folder(tmp_path_factory) -> str:
     """A HunyuanDiTPipeline with random weights, as `save_pretrained` leaves it."""
@@ -229,7 +178,7 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
     bert_tokenizer = transformers.BertTokenizer(
         vocab={word: index for index, word in enumerate(words)}, model_max_length=NUM_TOKENS
     )
-    t5_tokenizer = _t5_tokenizer(256)
+    t5_tokenizer = make_t5_tokenizer(256)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         bert = transformers.BertConfig(
@@ -240,9 +189,9 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
             num_attention_heads=2,
             max_position_embeddings=NUM_TOKENS,
         )
-        t5 = _t5_config(t5_tokenizer)
+        t5 = make_t5_config(t5_tokenizer)
         pipeline = diffusers.HunyuanDiTPipeline(
-            vae=_tiny_vae(),
+            vae=make_vae(),
             text_encoder=transformers.BertModel(bert),
             tokenizer=bert_tokenizer,
             text_encoder_2=transformers.T5EncoderModel(t5),
@@ -273,13 +222,13 @@ def tiny_hunyuan_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_pixart_folder(tmp_path_factory) -> str:
     """A PixArtSigmaPipeline with random weights, as `save_pretrained` leaves it."""
-    tokenizer = _t5_tokenizer(300)
+    tokenizer = make_t5_tokenizer(300)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipeline = diffusers.PixArtSigmaPipeline(
             tokenizer=tokenizer,
-            text_encoder=transformers.T5EncoderModel(_t5_config(tokenizer)),
-            vae=_tiny_vae(),
+            text_encoder=transformers.T5EncoderModel(make_t5_config(tokenizer)),
+            vae=make_vae(),
             transformer=diffusers.PixArtTransformer2DModel(
                 num_attention_heads=2,
                 attention_head_dim=16,
@@ -302,17 +251,17 @@ def tiny_pixart_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_sd3_folder(tmp_path_factory) -> str:
     """A StableDiffusion3Pipeline with random weights and without T5, as `save_pretrained` leaves it."""
-    tokenizer = _clip_tokenizer()
+    tokenizer = make_clip_tokenizer(NUM_TOKENS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipeline = diffusers.StableDiffusion3Pipeline(
-            text_encoder=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
-            text_encoder_2=transformers.CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            text_encoder=transformers.CLIPTextModelWithProjection(make_clip_config(tokenizer)),
+            text_encoder_2=transformers.CLIPTextModelWithProjection(make_clip_config(tokenizer)),
             text_encoder_3=None,
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             tokenizer_3=None,
-            vae=_tiny_vae(latent_channels=16, shift_factor=0.1),
+            vae=make_vae(latent_channels=16, shift_factor=0.1),
             transformer=diffusers.SD3Transformer2DModel(
                 sample_size=SIZE,
                 num_layers=2,
@@ -333,12 +282,12 @@ def tiny_sd3_folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_sd_folder(tmp_path_factory) -> str:
     """A StableDiffusionPipeline with random weights, as `save_pretrained` leaves it."""
-    tokenizer = _clip_tokenizer()
+    tokenizer = make_clip_tokenizer(NUM_TOKENS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipeline = diffusers.StableDiffusionPipeline(
-            vae=_tiny_vae(),
-            text_encoder=transformers.CLIPTextModel(_clip_config(tokenizer, EMBEDDING_DIM)),
+            vae=make_vae(),
+            text_encoder=transformers.CLIPTextModel(make_clip_config(tokenizer, EMBEDDING_DIM)),
             tokenizer=tokenizer,
             unet=diffusers.UNet2DConditionModel(
                 sample_size=SIZE,
@@ -360,10 +309,9 @@ def tiny_sd_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="session")
-def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
-    """The same for 16 channels and more tokens, which it pools."""
-    config = replace(load_npnet(tiny_npnet_file).config, channels=16, num_tokens=NUM_TOKENS + 256)
+def _save_flow_npnet(like: Path, path: Path, **sizes: int) -> Path:
+    """An NPNet like another one, for other channels and more tokens, which it pools."""
+    config = replace(load_npnet(like).config, **sizes)
     config = replace(config, text=TextConfig(num_queries=2, query_width=8))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -371,9 +319,29 @@ def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
         with torch.no_grad():
             net.alpha.fill_(0.7)
             net.beta.fill_(0.3)
-    path = tmp_path_factory.mktemp("tiny_flow_npnet") / "npnet.safetensors"
     save_npnet(path, net)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
+    """The same for 16 channels and the tokens of Stable Diffusion 3."""
+    folder = tmp_path_factory.mktemp("tiny_flow_npnet")
+    return _save_flow_npnet(tiny_npnet_file, folder / "npnet.safetensors", channels=16, num_tokens=NUM_TOKENS + 256)
+
+
+@pytest.fixture(scope="session")
+def odd_npnet_files(tiny_npnet_file, tmp_path_factory) -> dict[str, Path]:
+    """The same for families whose channels or prompt embeddings are like those of no other."""
+    folder = tmp_path_factory.mktemp("odd_npnets")
+    sizes = {
+        "sana": {"channels": 32, "num_tokens": 300},
+        "flux2-klein": {"channels": 16, "num_tokens": 512, "embedding_dim": 48},
+    }
+    return {
+        family: _save_flow_npnet(tiny_npnet_file, folder / f"{family}.safetensors", **own)
+        for family, own in sizes.items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -408,11 +376,11 @@ def tiny_npnet_file(tmp_path_factory) -> Path:
 
 
 def add_verifier(model: Model) -> Model:
-    """The model with a verifier of random weights, and a reward of few steps."""
+    """The model with a verifier of random weights, a reward of few steps, and a best norm that is not the source's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         verifier = make_verifier(model.pipeline, hidden=8)
-    spec = replace(model.spec, reward=RewardSettings(num_steps=1))
+    spec = replace(model.spec, reward=RewardSettings(num_steps=1), best_norm=0.8)
     return replace(model, spec=spec, verifier=verifier.requires_grad_(False).eval())
 
 
@@ -432,7 +400,7 @@ def tiny_shapes(tiny_model) -> Model:
 @pytest.fixture(scope="module")
 def tiny_embedded_model(tiny_sdxl_folder, tiny_npnet_file) -> Iterator[None]:
     """The tiny pipeline in place of the embedded model wherever that is loaded by its name."""
-    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file))
+    tiny = replace(MODELS["shapes"], repo=tiny_sdxl_folder, npnet=str(tiny_npnet_file), verifier=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "shapes", tiny)
         yield
@@ -468,18 +436,39 @@ def tiny_sd(tiny_sd_folder, tiny_npnet_file) -> Model:
     return add_verifier(load_model(tiny_sd_folder, npnet=tiny_npnet_file))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_sizes() -> Iterator[None]:
+    """Pipelines whose native size is a number of theirs, and stands in no configuration, are tiny here, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for family in (PackedFamily, ZImage, Flux2Klein):
+            patch.setattr(family, "native_size", lambda self, pipeline: SIZE)
+        yield
+
+
 @pytest.fixture(scope="session")
-def tiny_of_family(request) -> Callable[[str], Model]:
-    """The tiny model of a family by its name; a new family needs one here."""
+def tiny_of_family(request, tmp_path_factory) -> Callable[[str], Model]:
+    """The tiny model of a family by its name; a new family needs one here, or in tiny_pipelines.py."""
     names = {"sdxl": "tiny_model", "hunyuan-dit": "tiny_hunyuan", "pixart-sigma": "tiny_pixart"}
     names |= {"sd3": "tiny_sd3", "sd": "tiny_sd"}
-    return lambda family: request.getfixturevalue(names[family])
+
+    @cache
+    def build(family: str) -> Model:
+        folder = tmp_path_factory.mktemp(f"tiny_{family}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            BUILDERS[family]().save_pretrained(folder)
+        npnet = request.getfixturevalue("odd_npnet_files").get(family)
+        return add_verifier(load_model(str(folder), npnet=npnet or request.getfixturevalue("tiny_flow_npnet_file")))
+
+    return lambda family: build(family) if family in BUILDERS else request.getfixturevalue(names[family])
 
 
 @pytest.fixture(scope="session")
-def tiny_files(tiny_of_family, tiny_npnet_file, tiny_flow_npnet_file) -> Callable[[str], tuple[str, Path]]:
+def tiny_files(
+    tiny_of_family, tiny_npnet_file, tiny_flow_npnet_file, odd_npnet_files
+) -> Callable[[str], tuple[str, Path]]:
     """The folder of a family's tiny model and an NPNet that fits it."""
-    npnets = {"sd3": tiny_flow_npnet_file}
+    npnets = dict.fromkeys(("sd3", *BUILDERS), tiny_flow_npnet_file) | odd_npnet_files
     return lambda family: (tiny_of_family(family).spec.repo, npnets.get(family, tiny_npnet_file))
 
 
@@ -549,7 +538,7 @@ def _tiny_judge_configs(folder: Path) -> dict[str, dict]:
     """The smallest config of each judge; the vocabularies that they read are written into `folder`."""
     clip_tokens = folder / "clip"
     clip_tokens.mkdir()
-    vocabulary = _clip_tokenizer().get_vocab()
+    vocabulary = make_clip_tokenizer(NUM_TOKENS).get_vocab()
     (clip_tokens / "vocab.json").write_text(json.dumps(vocabulary))
     (clip_tokens / "merges.txt").write_text("#version: 0.2\n")
     (folder / "bert.txt").write_text(

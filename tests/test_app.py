@@ -20,6 +20,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from jinja2 import UndefinedError
@@ -29,6 +30,7 @@ import app
 from eval import short_suite
 from eval.tables import Table
 from golden import settings
+from golden.arms import ARMS as EVERY_ARM
 from golden.checkers import Verdict
 from golden.compare import Comparison, run_comparison
 from golden.drawing import to_png
@@ -38,14 +40,19 @@ from golden.judges import ALL_JUDGES
 from golden.model import Model
 from golden.models import MODELS
 from golden.request import CompareRequest
-from golden.ui import controls, fields, page, pieces, scoreboard, session, tabs, watch
+from golden.statistics import Interval
+from golden.ui import composer, controls, fields, flow, glossary, page, pieces, scoreboard, session, tabs, watch
+from golden.ui.arms import describe_arm, list_choices
+from golden.ui.known import Known
 from golden.ui.scoreboard import NO_JUDGES, Judging
 from golden.ui.tabs import about, benchmark, blind, history
+from golden.ui.votes import cast_vote
 from tests.conftest import break_judge
 from tests.drills.load import leave_mid_run
 
 REPOSITORY = Path(app.__file__).parent
 PROMPT = "a red circle left of a blue square"
+ARMS = ["standard", "npnet"]
 CORRECT = Verdict(True, ("asked: 1 star; found: 1 red star",), (("count", True), ("star shape", True)))
 HALF = Verdict(False, ("asked: 1 star; found: 2 red stars",), (("count", False), ("star shape", True)))
 WRONG = Verdict(False, ("asked: 1 star; found: nothing",), (("count", False), ("star shape", False)))
@@ -92,14 +99,14 @@ def test_the_only_endpoint_is_compare(client):
     assert not endpoints["unnamed_endpoints"]
     names = [parameter["parameter_name"] for parameter in endpoints["named_endpoints"]["/compare"]["parameters"]]
     assert names[:6] == ["prompt", "seed", "num_inference_steps", "guidance_scale", "sampler", "strength"]
-    assert names[6:] == ["height", "width", "control"]
+    assert names[6:] == ["height", "width", "arms", "control"]
 
 
 def test_the_endpoint_takes_every_setting_of_a_request(client):
     """Whatever field CompareRequest has: page, endpoint and MCP are made from them."""
     (endpoint,) = client.view_api(return_format="dict", print_info=False)["named_endpoints"].values()
     names = {parameter["parameter_name"] for parameter in endpoint["parameters"]}
-    assert names == {field.name for field in dataclasses.fields(CompareRequest)} - {"arms"}
+    assert names == {field.name for field in dataclasses.fields(CompareRequest)}
     required = {each["parameter_name"] for each in endpoint["parameters"] if not each["parameter_has_default"]}
     assert required == {"prompt"}
 
@@ -107,7 +114,7 @@ def test_the_endpoint_takes_every_setting_of_a_request(client):
 def test_the_endpoints_words_reach_programs(client):
     (endpoint,) = client.view_api(return_format="dict", print_info=False)["named_endpoints"].values()
     assert endpoint["description"].startswith("Compare standard and golden noise")
-    assert [answer["label"] for answer in endpoint["returns"]] == ["standard", "golden", "result"]
+    assert [answer["label"] for answer in endpoint["returns"]] == ["first", "second", "third", "fourth", "result"]
 
 
 def test_a_program_cannot_call_what_only_the_page_may(url):
@@ -127,7 +134,8 @@ def ask_for(prompt: str = PROMPT, seed: int = 0, num_inference_steps: int = 1, *
 
 
 def test_compare_answers_two_images_and_their_verdicts(client, tiny_shapes):
-    standard, golden, result = client.predict(PROMPT, 7, 3, 4.0, "euler", 1.0, api_name="/compare")
+    standard, golden, third, fourth, result = client.predict(PROMPT, 7, 3, 4.0, "euler", 1.0, api_name="/compare")
+    assert third is fourth is None
     request = ask_for(PROMPT, 7, 3, guidance_scale=4.0, sampler="euler", strength=1.0)
     expected = run_comparison(request, tiny_shapes)
     for arm, path in (("standard", standard), ("npnet", golden)):
@@ -151,7 +159,7 @@ def test_compare_fills_in_the_models_defaults(client):
 
 
 def test_compare_takes_a_size(client, tiny_shapes):
-    standard, golden, result = client.predict(PROMPT, 7, 1, height=96, width=128, api_name="/compare")
+    standard, golden, *_, result = client.predict(PROMPT, 7, 1, height=96, width=128, api_name="/compare")
     expected = run_comparison(ask_for(seed=7, height=96, width=128), tiny_shapes)
     for arm, path in (("standard", standard), ("npnet", golden)):
         with Image.open(path) as image:
@@ -162,7 +170,7 @@ def test_compare_takes_a_size(client, tiny_shapes):
 
 def test_compare_streams_its_progress(client):
     job = client.submit(PROMPT, 1, 60, api_name="/compare")
-    steps = [update[2]["step"] for update in job if "step" in update[2]]
+    steps = [update[-1]["step"] for update in job if "step" in update[-1]]
     assert len(steps) >= 2
     assert steps == sorted(steps)
 
@@ -176,7 +184,7 @@ def test_compare_answers_scores_and_a_failing_judge_costs_only_its_own(tiny_shap
     break_judge(tiny_judges, "HPSv2", "There is no HPSv2 here.")
     ui, url = serve(tiny_shapes, Judging(tiny_judges, "embedded"))
     try:
-        kind, (standard, golden, result) = call(url, fill_up([PROMPT, 7, 2]))
+        kind, (standard, golden, *_, result) = call(url, fill_up([PROMPT, 7, 2]))
     finally:
         ui.close(verbose=False)
     assert kind == "complete"
@@ -219,14 +227,24 @@ def test_compare_answers_scores_and_a_failing_judge_costs_only_its_own(tiny_shap
         ([PROMPT, 0, 2, 5.5, "ddim", 1, "64"], "The height must be a whole number from 8 to "),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, 64, 65.5], "The width must be a whole number from 8 to "),
         ([PROMPT, 0, 2, 5.5, "ddim", 1, 64, 4000], "The width must be at most 128 pixels"),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, 7], "The control image must be an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, "/etc/passwd"], "The control image must be an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, {"path": "/etc/passwd"}], "must be an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, {"path": "/tmp/gradio/../../etc/passwd"}], "an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, {"path": "x\0"}], "must be an uploaded file."),
-        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, [[]]], "The control image must be an uploaded file."),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, "npnet"], "The arms must be a list of names, got 'npnet'."),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ["gold"]], "Unknown arm 'gold': choose one of standard, npnet, "),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ["npnet", "npnet"]], "Each arm can be compared only once"),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ["norm"] * 5], "At most 4 noises are compared at once, got 5."),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, 7], "The control image must be an uploaded file."),
+        (
+            [PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, "/etc/passwd"],
+            "The control image must be an uploaded file.",
+        ),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "/etc/passwd"}], "must be an uploaded file."),
+        (
+            [PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "/tmp/gradio/../../etc/passwd"}],
+            "an uploaded file.",
+        ),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, {"path": "x\0"}], "must be an uploaded file."),
+        ([PROMPT, 0, 2, 5.5, "ddim", 1, None, None, ARMS, [[]]], "The control image must be an uploaded file."),
     ],
-    ids=range(32),
+    ids=range(36),
 )
 def test_bad_input_gets_one_sentence(url, values, sentence):
     kind, answer = call(url, fill_up(values))
@@ -238,7 +256,7 @@ def test_bad_input_gets_one_sentence(url, values, sentence):
 
 def fill_up(values: list) -> list:
     """All values that the endpoint takes, of which the first are given."""
-    return [*values, *[PROMPT, 0, 2, 5.5, "ddim", 1.0, None, None, None][len(values) :]]
+    return [*values, *[PROMPT, 0, 2, 5.5, "ddim", 1.0, None, None, ARMS, None][len(values) :]]
 
 
 def call(url: str, data: list) -> tuple[str, dict]:
@@ -258,7 +276,7 @@ def call(url: str, data: list) -> tuple[str, dict]:
 
 
 @pytest.mark.parametrize(
-    "body", ["", "[]", "null", '{"data": 3}', '{"data": []}', '{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}', "{"]
+    "body", ["", "[]", "null", '{"data": 3}', '{"data": []}', '{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}', "{"]
 )
 def test_a_malformed_request_is_refused_and_the_next_is_served(url, client, body):
     endpoint = f"{url}gradio_api/call/compare"
@@ -291,7 +309,9 @@ def test_a_program_hands_a_control_image_to_a_controlnet(tiny_steered, edges, tm
     ui, url = serve(tiny_steered)
     try:
         client = Client(url, verbose=False, download_files=tmp_path, analytics_enabled=False)
-        *paths, result = client.predict(PROMPT, 3, 1, control=handle_file(tmp_path / "edges.png"), api_name="/compare")
+        *paths, _, _, result = client.predict(
+            PROMPT, 3, 1, control=handle_file(tmp_path / "edges.png"), api_name="/compare"
+        )
         with pytest.raises(AppError, match="not a readable PNG, JPEG or WebP file"):
             client.predict(PROMPT, 3, 1, control=handle_file(tmp_path / "broken.jpg"), api_name="/compare")
         with pytest.raises(AppError, match="needs a control image"):
@@ -352,14 +372,14 @@ def test_a_cancelled_comparison_stops_within_a_step(client, tiny_shapes, count_s
     job.cancel()
     assert wait_until_free(tiny_shapes)
     assert len(count_steps) < 150
-    assert len(client.predict(PROMPT, 1, 2, api_name="/compare")) == 3
+    assert len(client.predict(PROMPT, 1, 2, api_name="/compare")) == 5
 
 
 def test_a_client_that_leaves_stops_its_comparison(url, client, tiny_shapes, count_steps):
     leave_mid_run(url)
     assert wait_until_free(tiny_shapes)
     assert len(count_steps) < 150
-    assert len(client.predict(PROMPT, 1, 2, api_name="/compare")) == 3
+    assert len(client.predict(PROMPT, 1, 2, api_name="/compare")) == 5
 
 
 @pytest.fixture
@@ -552,6 +572,12 @@ def make_bad_record() -> session.Record:
     return session.Record(1, "now", ask_for(BAD), described, {})
 
 
+def make_bad_comparison() -> Comparison:
+    """As far as the flow looks at one."""
+    image, noise = Image.new("RGB", (8, 8)), torch.zeros(4, 8, 8)
+    return Comparison(ask_for(BAD), dict.fromkeys(ARMS, image), dict.fromkeys(ARMS, noise), {}, 0.1, 1.0)
+
+
 def test_text_is_escaped_everywhere():
     verdict = Verdict(False, (BAD,), (("count", False),))
     table = Table(BAD, [BAD], [[BAD, BAD]], BAD, frozenset({(0, 1)}))
@@ -563,10 +589,14 @@ def test_text_is_escaped_everywhere():
         pieces.show_heading(BAD),
         blind.show_reveal(("npnet", "standard"), {"npnet": verdict}),
         about.show_about([replace(MODELS["sdxl"], title=BAD, repo=BAD)], "sdxl"),
-        benchmark.show_tables([table], 1),
+        benchmark.show_outcome(short_suite.Outcome([short_suite.Gain(BAD, Interval(1, 0, 2), BAD)], [table], BAD), 1),
         benchmark.show_report(BAD),
         scoreboard.show_scoreboard(Judging(notice=BAD), ("standard",)),
         page.render("header", model=BAD),
+        page.render("intro", known=Known(BAD, (BAD,)), labels={BAD: BAD}),
+        page.render("pick", arms=[BAD] * 3),
+        composer.show_help([(BAD, [BAD])], BAD),
+        flow.show_flow(make_bad_comparison()),
     ):
         assert "<script" not in html
         assert "&lt;script&gt;" in html
@@ -578,6 +608,44 @@ def test_no_module_of_the_page_writes_html_itself():
     for path in Path(tabs.__file__).parents[1].rglob("*.py"):
         strings = [line for line in path.read_text().splitlines() if re.search(r"</?[a-z]\w*[ >]", line)]
         assert strings == [], path
+
+
+def test_every_arm_has_words_and_the_best_known_come_first(tiny_shapes):
+    words = [describe_arm(name) for name in EVERY_ARM]
+    for text in (lambda arm: arm.title, lambda arm: arm.short, lambda arm: arm.help):
+        assert len({text(arm) for arm in words}) == len(EVERY_ARM)
+    assert list_choices(tiny_shapes)[:2] == [("standard", "standard"), ("golden", "npnet")]
+    assert describe_arm("brand_new").title == "Brand new"
+
+
+def test_terms_are_explained_where_they_stand():
+    for term, words in glossary.TERMS.items():
+        assert f'data-tip="{words}"' in pieces.show_pairs([(term, "1")], "figures").replace("&#39;", "'")
+    assert "data-tip" not in pieces.show_pairs([("no term", "1")], "figures")
+
+
+def test_compare_answers_up_to_four_images_in_the_order_of_the_arms(client, tiny_shapes):
+    arms = ["norm", "npnet", "standard", "mismatched"]
+    *paths, result = client.predict(PROMPT, 7, 2, arms=arms, api_name="/compare")
+    expected = run_comparison(ask_for(seed=7, num_inference_steps=2, arms=tuple(arms)), tiny_shapes)
+    for path, (arm, image) in zip(paths, expected.images.items(), strict=True):
+        with Image.open(path) as shown:
+            assert json.loads(shown.info[settings.PNG_KEY])["arm"] == arm
+            np.testing.assert_array_equal(np.asarray(shown), np.asarray(image))
+    assert result["settings"]["arms"] == arms
+    assert set(result["verdicts"]) == set(arms)
+
+
+WITHOUT_VERIFIER = {arm for arm in EVERY_ARM if arm != "ascent" and not arm.startswith("select")}
+
+
+def test_the_endpoint_offers_what_the_model_can_do(tiny_shapes):
+    """Of an arm that asks for an NPNet or a verifier there is no mention where there is none."""
+    for model, offered in ((tiny_shapes, set(EVERY_ARM)), (replace(tiny_shapes, verifier=None), WITHOUT_VERIFIER)):
+        config = page.build_ui(model).get_config_file()
+        groups = [part["props"] for part in config["components"] if part["type"] == "checkboxgroup"]
+        choices = [{value for _, value in group["choices"]} for group in groups if group["label"] == "arms"]
+        assert choices == [offered]
 
 
 def test_a_missing_value_of_a_template_is_an_error():
@@ -607,7 +675,8 @@ def test_nobody_wins_alone():
 def test_the_tally_counts_decided_votes():
     request = ask_for()
     votes = [
-        session.cast_vote(request, ("npnet", "standard"), vote) for vote in ("left", "left", "right", "tie", "both bad")
+        cast_vote(replace(request, arms=("npnet", "standard")), vote)
+        for vote in ("left", "left", "right", "tie", "both bad")
     ]
     html = blind.show_tally(votes)
     assert "2 of 3" in html

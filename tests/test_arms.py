@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from golden.arms import _UNRELATED, Conditions, find_arm, make_noises, mix
+from golden.arms import _UNRELATED, ARMS, Conditions, available_arms, find_arm, make_noises, mix
 from golden.checkers import find_checker
 from golden.errors import InvalidInput, MissingWeights
+from golden.models import Sampling
 from golden.noise import noise_health, source_noise
 from golden.pipelines import encode_prompts
 from golden.shapes import parse_caption
@@ -73,6 +74,23 @@ def test_a_model_without_verifier_says_so(name, source, conditions):
     bare = replace(conditions, model=replace(conditions.model, verifier=None))
     with pytest.raises(MissingWeights, match="There is no verifier"):
         find_arm(name)(source, bare)
+
+
+def test_arms_are_available_where_their_weights_are(tiny_model, tmp_path):
+    assert available_arms(tiny_model) == tuple(ARMS)
+    bare = replace(tiny_model, npnet=None, verifier=None)
+    assert available_arms(bare) == ("standard", "inversion", "repaint", "best_norm")
+    distilled = replace(bare.spec, sampling=replace(bare.spec.sampling, guidance_scale=1.0))
+    assert available_arms(replace(bare, spec=distilled)) == ("standard", "repaint", "best_norm")
+    (tmp_path / "verifier").write_bytes(b"not read")
+    with_file = replace(bare, spec=replace(bare.spec, verifier=None))
+    with_file.spec = replace(bare.spec, verifier=str(tmp_path / "verifier"))
+    assert "ascent" in available_arms(with_file)
+
+
+def test_the_best_norm_is_the_models_own(source, conditions):
+    scaled = replace(conditions, model=replace(conditions.model, spec=replace(conditions.model.spec, best_norm=0.7)))
+    assert torch.equal(find_arm("best_norm")(source, scaled), 0.7 * source)
 
 
 def test_random_goes_as_far_as_npnet_and_elsewhere(source, conditions):
@@ -169,3 +187,16 @@ def test_strength_is_a_straight_line(source):
 def test_an_unknown_arm_lists_the_known_ones(name):
     with pytest.raises(InvalidInput, match="choose one of standard, npnet, inversion"):
         find_arm(name)
+
+
+def test_only_what_a_model_can_do_is_available(tiny_model):
+    assert available_arms(tiny_model) == tuple(ARMS)
+    bare = replace(tiny_model, npnet=None, verifier=None)
+    assert available_arms(bare) == ("standard", "inversion", "repaint")
+    source, conditions = source_noise([1], SHAPE), make_conditions(bare, ["a"], [1])
+    for arm in ARMS:
+        if arm not in available_arms(bare):
+            with pytest.raises(MissingWeights):
+                find_arm(arm)(source, conditions)
+    distilled = replace(bare, spec=replace(bare.spec, sampling=Sampling("euler", 4, 1.0)))
+    assert available_arms(distilled) == ("standard", "repaint")

@@ -87,7 +87,7 @@ def test_a_model_without_a_checker_needs_prompts(tmp_path, tiny_sdxl_folder):
         resolve_settings(replace(settings, judges=()))
 
 
-@pytest.mark.parametrize("name", ["sdxl-turbo", "sdxl-lightning"])
+@pytest.mark.parametrize("name", ["sdxl-turbo", "sdxl-lightning", "flux-schnell", "flux2-klein", "z-image-turbo"])
 def test_a_model_without_guidance_has_no_redenoise_pairs(name):
     with pytest.raises(
         InvalidInput, match="--objective reward, or choose among noises with the arms select_4"
@@ -179,7 +179,24 @@ def test_a_judge_that_fails_stops_the_collection(model):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "10", "x", "10x", "-1x1", "10x1@", "10x1@-2", "10x1 ", "source2", "1e3x1", "npnet*", "npnet*-1", "npnet2"],
+    [
+        *(
+            "",
+            "10",
+            "x",
+            "10x",
+            "-1x1",
+            "10x1@",
+            "10x1@-2",
+            "10x1 ",
+            "source2",
+            "1e3x1",
+            "npnet*",
+            "npnet*-1",
+            "npnet2",
+        ),
+        *("ascent0", "ascent*2", "ascent1.5", "ascent-1", "ascent1000", "6ascent"),
+    ],
 )
 def test_what_is_not_the_name_of_a_target_is_refused(model, name):
     with pytest.raises(InvalidInput, match="STEPSxDOWN"):

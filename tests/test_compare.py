@@ -376,3 +376,17 @@ def test_two_at_once_do_not_mix(tiny_shapes):
         assert astuple(results[index].request) == astuple(expected.request)
         for arm in SHORT.arms:
             assert results[index].images[arm].tobytes() == expected.images[arm].tobytes()
+
+
+# --- on the way ------------------------------------------------------------------------------------------------------
+
+
+def test_images_on_their_way_are_kept_however_fast_it_goes(tiny_shapes, monkeypatch):
+    monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 0.001)
+    comparison = run_comparison(replace(SHORT, num_inference_steps=16), tiny_shapes)
+    assert list(comparison.steps) == [12, 25, 50, 75]
+    assert all(len(images) == len(SHORT.arms) for images in comparison.steps.values())
+    assert max(image.width for images in comparison.steps.values() for image in images) <= 96
+    early, late = comparison.steps[12][0], comparison.steps[75][0]
+    assert early.tobytes() != late.tobytes()
+    assert run_comparison(replace(SHORT, num_inference_steps=1), tiny_shapes).steps == {}

@@ -9,8 +9,11 @@ from scipy.linalg import sqrtm
 from eval.distances import (
     NUM_REAL,
     diversity,
+    diversity_ratio,
+    find_diversities,
     frechet_by_variant,
     frechet_distance,
+    layout_distance,
     render_real,
     singular_similarity,
 )
@@ -50,6 +53,56 @@ def test_seeds_that_fall_together_are_seen(rng):
     assert diversity(extras, "standard").mean() == pytest.approx(1, abs=0.1)
     assert (diversity(extras, "npnet") < diversity(extras, "standard")).mean() > 0.95
     assert diversity(make_extras({"a": spread[:, :1].repeat(3, 1)}), "a").to_numpy() == pytest.approx(0, abs=1e-12)
+
+
+STAR, HEART = ["star", 0.3, 0.4], ["heart", 0.7, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([], [], 0),
+        ([STAR, HEART], [HEART, STAR], 0),
+        ([STAR], [["star", 0.6, 0.8]], 1),  # half of the image away
+        ([STAR], [["star", 0.3, 0.6]], 0.4),
+        ([STAR], [["heart", 0.3, 0.4]], 1),
+        ([STAR], [], 1),
+        ([STAR, HEART], [STAR], 0.5),
+        ([STAR, ["star", 0.5, 0.4]], [["star", 0.5, 0.4], ["star", 0.3, 0.5]], 0.1),  # matched across the order
+    ],
+)
+def test_layouts_are_as_far_apart_as_their_objects(one, other, expected):
+    assert layout_distance(one, other) == pytest.approx(expected)
+    assert layout_distance(other, one) == pytest.approx(expected)
+
+
+def test_layout_distance_is_a_metric(rng):
+    kinds = ("star", "heart")
+    draw = lambda: [[kinds[rng.integers(2)], *rng.random(2)] for _ in range(rng.integers(4))]  # noqa: E731
+    for _ in range(200):
+        one, two, three = draw(), draw(), draw()
+        assert layout_distance(one, three) <= layout_distance(one, two) + layout_distance(two, three) + 1e-9
+        assert 0 <= layout_distance(one, two) <= 1
+
+
+def test_diversity_is_set_against_the_baselines_on_the_same_prompts(rng):
+    spread = unit(rng.normal(size=(40, 3, 8)))
+    together = unit(spread + 2 * spread.mean(1, keepdims=True))
+    extras = make_extras({"standard": spread, "npnet": together})
+    ratio = diversity_ratio(extras, "npnet", "standard")
+    assert ratio.low < ratio.value < ratio.high < 1
+    fewer = extras[(extras["variant"] == "standard") | (extras["prompt_index"] < 20)]
+    expected = diversity(fewer, "npnet").mean() / diversity(extras, "standard")[:20].mean()
+    assert diversity_ratio(fewer, "npnet", "standard").value == pytest.approx(expected)
+    assert diversity_ratio(extras, "standard", "standard").low == 1
+
+
+def test_diversity_takes_two_seeds_and_measured_columns(rng):
+    extras = make_extras({"a": unit(rng.normal(size=(2, 2, 4)))})
+    assert find_diversities(extras) == ["features"]
+    assert find_diversities(extras.assign(layout=["[]"] * 4)) == ["features", "layout"]
+    assert find_diversities(extras.assign(layout=["[]", "[]", "[]", None])) == ["features"]
+    assert find_diversities(extras[extras["seed"] == 0]) == []
 
 
 @pytest.mark.parametrize("num", [500, 12])  # 12 images of 20 features: the covariance is singular

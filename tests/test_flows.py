@@ -158,9 +158,10 @@ def test_the_clean_estimate_is_what_the_network_predicts(tiny_sd3, replace_trans
         Sampling(sampler, 4, 1.0),
         on_step=lambda step, num_steps, clean: estimates.append(clean.clone()),
     )
-    assert len(estimates) == len(asked) == (4 if sampler == "flow_euler" else 7)
-    assert all(torch.allclose(estimate, finished, atol=1e-4) for estimate in estimates)
-    assert torch.allclose(latents, finished, atol=1e-4)
+    assert len(estimates) == len(asked) == (7 if sampler == "flow_heun" else 4)
+    tolerance = 0.02 if sampler == "flow_dpm" else 1e-4  # that scheduler asks at timesteps that are whole numbers
+    assert all(torch.allclose(estimate, finished, atol=tolerance) for estimate in estimates)
+    assert torch.allclose(latents, finished, atol=tolerance)
 
 
 def test_the_first_steps_are_named_by_the_sigmas_of_the_models_own_schedule(tiny_sd3, replace_transformer):

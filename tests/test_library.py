@@ -328,11 +328,11 @@ def test_inpainting_everything(tiny_model):
 
 
 def test_another_family_is_refused(tiny_model):
-    class FluxPipeline:
+    class LTXPipeline:
         pass
 
-    with pytest.raises(InvalidInput, match="FluxPipeline"):
-        GoldenNoise.for_pipeline(FluxPipeline())
+    with pytest.raises(InvalidInput, match="LTXPipeline"):
+        GoldenNoise.for_pipeline(LTXPipeline())
     with pytest.raises(InvalidInput, match="width 7"):
         GoldenNoise.for_pipeline(tiny_model.pipeline, NPNet(NPNetConfig(embedding_dim=7, residual=None)))
 

@@ -232,7 +232,7 @@ def tiny_registry(tiny_sdxl_folder, tiny_files, other_unet, guided_unet, tmp_pat
             "npnet": str(npnet),
         }
         monkeypatch.setitem(
-            MODELS, name, replace(spec, repo=repo, revision=None, variant=None, verifier=None, **changed)
+            MODELS, name, replace(spec, repo=repo, revision=None, variant=None, verifier=None, best_norm=0.8, **changed)
         )
 
 
@@ -267,10 +267,10 @@ def test_a_hub_id_is_loaded_as_the_class_it_names(tiny_sdxl_folder, hub):
 
 
 def test_a_hub_id_of_another_class(tmp_path, hub):
-    (tmp_path / "index").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    hub("somebody/flux", {"model_index.json": tmp_path / "index"})
-    with pytest.raises(InvalidInput, match="FluxPipeline"):
-        find_model("somebody/flux")
+    (tmp_path / "index").write_text(json.dumps({"_class_name": "LTXPipeline"}))
+    hub("somebody/video", {"model_index.json": tmp_path / "index"})
+    with pytest.raises(InvalidInput, match="LTXPipeline"):
+        find_model("somebody/video")
 
 
 @pytest.mark.usefixtures("hub")

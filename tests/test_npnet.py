@@ -836,8 +836,8 @@ def test_a_link_to_a_weight_file_is_one(tmp_path):
     assert_same_weights(load_npnet(tmp_path / "link.safetensors"), load_npnet(tmp_path / "net.safetensors"))
 
 
-def test_a_folder_is_no_name(tmp_path):
-    with pytest.raises(MissingWeights, match="No NPNet"):
+def test_a_folder_without_weights_is_no_npnet(tmp_path):
+    with pytest.raises(MissingWeights, match=r"contains no model\.safetensors or npnet\.safetensors"):
         load_npnet(tmp_path)
 
 

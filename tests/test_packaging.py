@@ -3,13 +3,21 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import sysconfig
+import time
 import tomllib
+import urllib.error
+import urllib.request
+import venv
 import zipfile
+from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 
+import gradio_client
 import pytest
 
 import golden
@@ -97,20 +105,33 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
+class Environment:
+    """A virtual environment outside any clone that has the wheel; its dependencies are those of the tests' own.
+
+    So nothing is downloaded. A path in a .pth file brings packages and no .pth files of theirs: the clone that may be
+    installed in editable mode is not seen.
+    """
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        venv.create(folder, with_pip=False)
+        self.bin = folder / ("Scripts" if os.name == "nt" else "bin")
+        paths = {"base": str(folder), "platbase": str(folder)}
+        self.site = Path(sysconfig.get_path("purelib", vars=paths))
+        pip = [sys.executable, "-m", "pip", "--python", str(self.bin / "python")]
+        subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True, cwd=folder)
+        (self.site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        self.variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def run(self, folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess:
+        """Run a program of the environment in `folder`."""
+        command = [str(self.bin / program), *arguments]
+        return subprocess.run(command, cwd=folder, env=self.variables, capture_output=True, text=True, timeout=500)
+
+
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
-    """A folder for PYTHONPATH that has the wheel and nothing else."""
-    folder = tmp_path_factory.mktemp("site")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    return folder
-
-
-def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run Python in `folder` with the installed package and nothing of the clone."""
-    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+def installed(wheel, tmp_path_factory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("environment"), wheel)
 
 
 @pytest.mark.slow
@@ -138,7 +159,7 @@ def test_the_wheel_carries_every_module_and_all_embedded_weights(wheel):
 
 @pytest.mark.slow
 def test_the_metadata_is_whole(installed):
-    (info,) = installed.glob("golden-*.dist-info")
+    (info,) = installed.site.glob("golden-*.dist-info")
     metadata = HeaderParser().parsestr((info / "METADATA").read_text())
     assert (metadata["Name"], metadata["Version"]) == ("golden", golden.__version__)
     assert (metadata["Author"], metadata["License-Expression"]) == ("The golden authors", "Apache-2.0")
@@ -168,11 +189,11 @@ print(sorted(scores))
 from golden.shapes import load_test_prompts
 assert len(load_test_prompts()) == 553
 """
-    done = run(installed, tmp_path, "-c", code)
+    done = installed.run(tmp_path, "python", "-c", code)
     assert done.returncode == 0, done.stderr
     package, assets, names = done.stdout.strip().splitlines()
-    assert Path(package) == installed / "golden" / "__init__.py"
-    assert Path(assets) == installed / "golden" / "assets"
+    assert Path(package) == installed.site / "golden" / "__init__.py"
+    assert Path(assets) == installed.site / "golden" / "assets"
     assert names == "['AES', 'CLIPScore', 'HPSv2', 'ImageReward', 'MPS', 'PickScore']"
     assert list(tmp_path.iterdir()) == []
 
@@ -180,13 +201,14 @@ assert len(load_test_prompts()) == 553
 @pytest.mark.slow
 def test_the_installed_command_renders_from_an_empty_folder(installed, tmp_path):
     arguments = ("--prompt", "a red circle", "--num-inference-steps", "2", "--device", "cpu", "--out", "images")
-    done = run(installed, tmp_path, "-m", "golden", "render", *arguments)
+    done = installed.run(tmp_path, "golden", "render", *arguments)
     assert done.returncode == 0, done.stderr
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert written == ["images/golden.png", "images/side_by_side.png", "images/standard.png"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_installed_commands_collect_train_and_measure_in_an_empty_folder(installed, tmp_path):
     commands = (
         "collect pairs --num-pairs 64 --no-judged --bf16",
@@ -197,9 +219,48 @@ def test_the_installed_commands_collect_train_and_measure_in_an_empty_folder(ins
     shutil.copy(ASSETS / "images" / "best_of_n_right.png", tmp_path / "golden.png")
     for command in commands:
         name, *arguments = command.split()
-        done = run(installed, tmp_path, "-m", "golden", name, "--device", "cpu", *arguments)
+        done = installed.run(tmp_path, "golden", name, "--device", "cpu", *arguments)
         assert done.returncode == 0, (command, done.stderr)
     for written in ("pairs/manifest.json", "net/npnet.safetensors", "runs/main/report.html"):
         assert (tmp_path / written).is_file()
-    done = run(installed, tmp_path, "-m", "golden", "npnet", "--describe", "net/npnet.safetensors")
+    done = installed.run(tmp_path, "golden", "npnet", "--describe", "net/npnet.safetensors")
     assert "num_epochs: 1" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_installed_app_is_served_from_an_empty_folder(installed, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(installed.bin / "golden"), "app", "--device", "cpu", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(command, cwd=tmp_path, env=installed.variables, stdout=log, stderr=log)
+    try:
+        seconds = dict(watch_start(running, f"http://127.0.0.1:{port}/"))
+        print(f"waiting page after {seconds[503]:.1f} s, the app after {seconds[200]:.1f} s")
+        assert seconds[503] < 4 or seconds[503] < seconds[200] / 3  # the latter on a machine that is busy
+        client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
+        *_, result = client.predict("a red circle", num_inference_steps=2, api_name="/compare")
+        assert result["settings"]["prompt"] == "a red circle"
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def watch_start(running: subprocess.Popen, url: str) -> Iterator[tuple[int, float]]:
+    """(status, seconds) of each new status of a server that starts, up to 200. Fails if it stops."""
+    before, seen = time.monotonic(), set()
+    while 200 not in seen:
+        assert running.poll() is None, "the app has stopped"
+        assert time.monotonic() - before < 300
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                status = answer.status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        except OSError:  # nobody answers yet, or for the moment in which the app takes over
+            status = 0
+        if status and status not in seen:
+            seen.add(status)
+            yield status, time.monotonic() - before
+        time.sleep(0.05)

@@ -438,7 +438,7 @@ def test_a_folder_does_not_pass_for_a_registered_model_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"_class_name": "FluxPipeline"}', "'FluxPipeline'"),
+        ('{"_class_name": "LTXPipeline"}', "'LTXPipeline'"),
         ("not json", "damaged"),
         ("[]", "damaged"),
         ("{}", "damaged"),

@@ -3,15 +3,21 @@
 import pytest
 import torch
 
+from golden.describe import describe_npnet
 from golden.errors import InvalidInput
 from golden.npnet import NPNet, NPNetConfig, SingularConfig, TextConfig, load_npnet, save_npnet
 from golden.npnet.pooling import TokenPool
+from train.network import make_npnet
+from train.objectives import Sizes
+from train.settings import Architecture
 
 # Channels, latent height and width, tokens and their width.
 SIZES = {
     "pixart-sigma": (4, 128, 128, 300, 4096),
     "sd3.5-large": (16, 128, 128, 333, 4096),
     "flux": (16, 128, 128, 512, 4096),
+    "z-image": (16, 128, 128, 512, 2560),
+    "qwen-image": (16, 128, 128, 512, 3584),
     "sana": (32, 32, 32, 300, 2304),
 }
 
@@ -27,6 +33,27 @@ def test_npnets_for_large_text_encoders_stay_small(name, map_size):
     with torch.device("meta"):
         network = NPNet(NPNetConfig(*SIZES[name], text=TextConfig(map_size, num_queries=8)))
     assert sum(value.numel() for value in network.parameters()) <= 60e6
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_trained_by_default_is_small_and_says_so(name):
+    with torch.device("meta"):
+        network = make_npnet(Architecture(), Sizes(*SIZES[name]))
+    network.to_empty(device="cpu")  # numbers of parameters need no values
+    lines = list(describe_npnet(network))
+    (line,) = (line for line in lines if line.startswith("  all: "))
+    assert int(line.removeprefix("  all: ").replace(",", "")) <= 60e6
+    assert f"  channels: {SIZES[name][0]}" in lines
+    assert network.config.text.num_queries > 0
+    assert network.config.layout is None
+
+
+def test_short_prompts_have_the_published_linear_and_small_latents_a_layout():
+    with torch.device("meta"):
+        config = make_npnet(Architecture(), Sizes(4, 16, 16, 24, 256)).config
+        asked = make_npnet(Architecture(text_queries=3, layout_rank=0), Sizes(4, 16, 16, 24, 256)).config
+    assert (config.text.num_queries, config.layout.rank) == (0, 256)
+    assert (asked.text.num_queries, asked.layout) == (3, None)
 
 
 def test_the_size_does_not_depend_on_the_number_of_tokens():

@@ -1,6 +1,7 @@
 """The report: figures in the paper's layout, no markup but its own, and every plot drawn from known rows."""
 
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,19 +12,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from eval.answer import describe_answer
 from eval.page import fill_template
-from eval.paper import METRICS, PAPER
 from eval.plots import inline_svg, win_rates
 from eval.rendering import Variant, make_thumbnail
 from eval.report import write_report
-from eval.result_tables import layout_table, paper_table
+from eval.result_tables import category_effects_table, layout_table, paper_table
 from eval.results import Gallery, Results, Section
-from eval.sections import make_sections
+from eval.sections import make_sections, say_result
 from eval.suites import SUITES
 from eval.summary import compare_all, find_categories, preference
 from eval.tables import Table, format_html, format_latex, format_markdown, format_text
 from golden.errors import GoldenError
+from golden.models import MODELS
+from golden.paper import METRICS, PAPER
 from golden.statistics import Interval
+from golden.ui import known
 
 HOSTILE = '<script>alert("1")</script> & | $x_1$ \\end{table}'
 VARIANTS = [Variant(name, name, 20, 5.5, "ddim") for name in ("standard", "npnet", "random")]
@@ -172,6 +176,18 @@ def test_the_layout_is_the_papers_in_its_units():
         assert float(column[i]) == max(map(float, column))
 
 
+def test_an_arm_without_prompts_of_a_category_leaves_its_cell_empty():
+    effects = [effect for effect in make_results().by_category if effect.metric == "HPSv2"]
+    known = [effect for effect in effects if (effect.variant, effect.category) != ("random", "even")]
+    table = category_effects_table(known)
+    assert table.header == ["category", "prompts", "npnet", "random"]
+    cells = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.body}
+    whole = {row[0]: dict(zip(table.header, row, strict=True)) for row in category_effects_table(effects).body}
+    assert cells["even"].pop("random") == ""
+    whole["even"].pop("random")
+    assert cells == whole
+
+
 def test_the_papers_figures_stand_beside_ours_or_are_said_to_be_anothers():
     own = paper_table("dreamshaper", "pick-a-pic")
     assert own.body[1][1] == "22.73"
@@ -246,6 +262,12 @@ def test_what_a_suite_measures_beside_is_shown(tmp_path):
     assert (tmp_path / "plots" / "singular_vectors.png").is_file()
 
 
+def test_a_judges_name_keeps_its_capitals():
+    results = make_results()
+    judged = replace(results, rows=results.rows.drop(columns=["right", "fault"]))
+    assert say_result(judged).startswith("PickScore: ")
+
+
 def test_a_report_without_judges_or_a_second_seed_has_no_empty_sections(tmp_path):
     results = make_results()
     rows = results.rows[results.rows["seed"] == 0].drop(columns=list(METRICS))
@@ -254,7 +276,7 @@ def test_a_report_without_judges_or_a_second_seed_has_no_empty_sections(tmp_path
     sections = make_sections(replace(results, rows=rows, effects=effects, by_category=[], extras=extras))
     titles = [section.title for section in sections]
     assert "Choosing among seeds" not in titles
-    assert "Diversity across seeds" not in titles
+    assert not any("Diversity" in block.title for section in sections for block in section.blocks)
     assert titles[0] == "The result"
     assert titles[-1] == "How this was made"
 
@@ -320,3 +342,31 @@ def test_a_value_is_markup_in_no_place_of_the_page():
     checker.feed(page)
     assert not checker.open
     assert "script" not in checker.tags
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_answer_for_the_page(tmp_path, monkeypatch):
+    """What the app shows of a model is the run's own figures: the page reads the file that a report left."""
+    results = make_results()
+    write_report(results, tmp_path)
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert (answer["num_prompts"], answer["num_seeds"]) == (8, 3)
+    for variant in ("standard", "npnet", "random"):
+        right = results.rows.loc[results.rows["variant"] == variant, "right"].mean()
+        assert answer["arms"][variant]["right"] == pytest.approx(right)
+    effect = next(e for e in results.effects if (e.variant, e.metric) == ("npnet", "right"))
+    assert answer["arms"]["npnet"]["difference"] == [
+        effect.difference.value,
+        effect.difference.low,
+        effect.difference.high,
+    ]
+    monkeypatch.setattr(known, "ASSETS", tmp_path)
+    spec = replace(MODELS["shapes"], repo=str(tmp_path / "model"))
+    assert known.read_measured(spec).answer.startswith("On 8 test prompts golden is right on ")
+
+
+def test_rows_that_nobody_checked_are_no_answer():
+    results = make_results()
+    assert describe_answer(replace(results, rows=results.rows.drop(columns=["right", "fault"]))) is None

@@ -74,6 +74,15 @@ def test_what_is_allowed(change):
     assert validate(request, SHAPES) == request
 
 
+def test_an_unknown_arm_is_answered_with_those_that_the_model_can_do(tmp_path):
+    with pytest.raises(InvalidInput, match="choose one of standard, npnet") as caught:
+        validate(replace(SHORT, arms=("gold",)), SDXL)
+    assert "ascent" not in str(caught.value)
+    (tmp_path / "verifier").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="ascent, select_4"):
+        validate(replace(SHORT, arms=("gold",)), replace(SDXL, verifier=str(tmp_path / "verifier")))
+
+
 NUMBERS = [
     math.nan,
     math.inf,

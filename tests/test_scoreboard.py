@@ -10,7 +10,7 @@ import torch
 from golden.checkers import Verdict
 from golden.compare import Comparison
 from golden.errors import InvalidInput
-from golden.judges import ALL_JUDGES, JudgeSet, loading
+from golden.judges import ALL_JUDGES, JUDGES, JudgeSet, loading
 from golden.models import MODELS
 from golden.request import CompareRequest
 from golden.ui.scoreboard import (
@@ -215,6 +215,39 @@ def test_a_judge_that_fails_shows_as_unavailable():
     assert "golden won 3 of 5 , 1 unavailable" in words_of(panel)
     nobody = show_scoreboard(JUDGING, ARMS, compared({}, unavailable=dict.fromkeys(ALL_JUDGES, "No.")))
     assert words_of(nobody).count("unavailable") == 6
+
+
+def test_four_noises_have_a_column_each_and_the_best_is_marked():
+    arms = ("standard", "npnet", "norm", "mismatched")
+    scores = {name: dict(zip(arms, (1.0, 2.0, 4.0, 3.0), strict=True)) for name in ALL_JUDGES}
+    scores["AES"] = dict.fromkeys(arms, 5.0)
+    verdicts = {arm: verdict(True, arm == "npnet") for arm in arms}
+    comparison = Comparison(CompareRequest(prompt="a star", arms=arms), {}, {}, verdicts, 0.1, 1.0, scores)
+    panel = show_scoreboard(JUDGING, arms, comparison)
+    assert rows_of(panel)["HPSv2"] == "HPSv2 1.000 2.000 4.000 wins 3.000"
+    assert "wins" not in rows_of(panel)["AES"]
+    assert rows_of(panel)["exact"].count("incorrect") == 3
+    assert "shorter won 5 , of 6" in words_of(panel)
+    assert "track" not in panel
+    for row in re.findall(r"<tr.*?</tr>", panel, re.S):
+        assert len(re.findall(r"<t[hd]", row)) == 5
+
+
+def test_every_judge_says_what_it_reads_and_what_it_cannot_see():
+    panel = show_scoreboard(JUDGING, ARMS)
+    for name, judge in ((name, JUDGES[name]) for name in ALL_JUDGES):
+        assert judge.reads in panel
+        assert f"It cannot see {judge.misses}." in panel
+        assert name in panel
+
+
+def test_where_a_prompt_asks_for_a_position_the_judges_are_not_to_be_trusted():
+    """None of the embedded ones tells left from right, however many of them prefer an image."""
+    placed = Verdict(False, ("asked",), (("count", True), ("left of", False)))
+    warning, published = "Judges cannot see where things are", replace(JUDGING, weights="published")
+    assert warning in show_scoreboard(JUDGING, ARMS, compared(SCORES, (placed, placed)))
+    assert warning not in show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True), verdict(False))))
+    assert warning not in show_scoreboard(published, ARMS, compared(SCORES, (placed, placed)))
 
 
 def test_bars_are_in_standard_deviations_of_each_judge():

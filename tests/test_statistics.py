@@ -6,17 +6,23 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.genmod.families import Binomial
+from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.power import TTestPower
 
 from golden.statistics import (
+    ELO,
     Interval,
     bootstrap_mean,
     bootstrap_means,
+    bootstrap_ratio,
+    bradley_terry,
     cluster_means,
     cluster_sign_test,
     clusters_needed,
     count_wins,
     holm,
+    mean_pairwise,
     sample_size,
     sign_test,
 )
@@ -161,3 +167,100 @@ def test_no_effect_needs_no_number():
     assert clusters_needed([1.0, -1.0], [0, 1]) is None
     assert clusters_needed([1.0, 1.0], [0, 1]) is None
     assert clusters_needed([1.0], [0]) is None
+
+
+# --- ratios and pairs -------------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_covers_the_true_one():
+    rng = np.random.default_rng(RNG_SEED)
+    covered, trials = 0, 200
+    for trial in range(trials):
+        baseline = rng.gamma(4, 0.25, 40)
+        values = 0.9 * baseline * rng.gamma(100, 0.01, 40)  # what both share cancels
+        interval = bootstrap_ratio(values, baseline, np.arange(40), num_resamples=500, seed=trial)
+        covered += interval.low <= 0.9 <= interval.high
+        assert interval.value == pytest.approx(values.mean() / baseline.mean())
+        assert interval.high - interval.low < 0.15
+    assert 0.90 <= covered / trials <= 0.99
+
+
+def test_a_ratio_to_nothing_has_no_interval():
+    assert astuple(bootstrap_ratio([2, 2], [1, 1], [0, 1])) == (2, 2, 2)
+    for ratio in (bootstrap_ratio([1, 2], [0, 0], [0, 1]), bootstrap_ratio([1, 2], [1, 1], [0, 0])):
+        assert math.isnan(ratio.low)
+        assert math.isnan(ratio.high)
+    assert math.isnan(bootstrap_ratio([1, 2], [0, 0], [0, 1]).value)
+    assert math.isnan(bootstrap_ratio([1.0] * 4, [1.0, 0, 0, 0], range(4)).low)  # some resamples are all zeros
+
+
+def test_pairs_are_all_taken_once():
+    assert mean_pairwise([0, 1, 3], lambda one, other: abs(one - other)) == pytest.approx((1 + 3 + 2) / 3)
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+
+def draw_votes(rng: np.random.Generator, strengths: dict[str, float], num_votes: int) -> list[tuple[str, str, float]]:
+    """Votes on random pairs of arms with these strengths in log odds."""
+    votes = []
+    for _ in range(num_votes):
+        first, second = rng.choice(list(strengths), 2, replace=False).tolist()
+        wins = rng.random() < 1 / (1 + np.exp(strengths[second] - strengths[first]))
+        votes.append((first, second, float(wins)))
+    return votes
+
+
+def test_a_ranking_is_the_logistic_regression_of_the_votes():
+    """Of statsmodels, with the tie that is added for each pair; the first arm's strength is its zero."""
+    votes = draw_votes(np.random.default_rng(RNG_SEED), {"a": 0.0, "b": 0.5, "c": -0.4}, 60)
+    table, rows = [*votes, ("a", "b", 0.5), ("a", "c", 0.5), ("b", "c", 0.5)], {"a": (0, 0), "b": (1, 0), "c": (0, 1)}
+    design = np.array([np.subtract(rows[first], rows[second]) for first, second, _ in table])
+    fit = GLM(np.array([share for *_, share in table]), design, family=Binomial()).fit()
+    found = {rating.name: rating.points for rating in bradley_terry(votes)}
+    expected = np.array([0, *fit.params]) - fit.params.sum() / 3
+    assert [found[name].value for name in "abc"] == pytest.approx(ELO * expected, abs=1e-4)
+    centre = np.array([[-1, -1], [2, -1], [-1, 2]]) / 3
+    spreads = np.sqrt(np.diag(centre @ fit.cov_params() @ centre.T))
+    halves = [(found[name].high - found[name].low) / 2 for name in "abc"]
+    assert halves == pytest.approx(1.959964 * ELO * spreads, rel=1e-4)
+
+
+def test_two_arms_differ_by_the_log_odds_of_their_votes():
+    best, worst = bradley_terry([("golden", "standard", 1.0)] * 9 + [("standard", "golden", 1.0)] * 3)
+    assert (best.name, worst.name, best.num_votes) == ("golden", "standard", 12)
+    assert best.points.value - worst.points.value == pytest.approx(400 * np.log10(9.5 / 3.5))
+    assert best.points.low < 0 < best.points.value
+
+
+def test_an_arm_that_won_every_vote_has_an_end():
+    best, worst = bradley_terry([("a", "b", 1.0)] * 20)
+    assert 0 < best.points.low < best.points.value < best.points.high < 1000
+    assert worst.points.value == pytest.approx(-best.points.value)
+
+
+def test_ties_alone_rank_nobody_first():
+    for rating in bradley_terry([("a", "b", 0.5)] * 10):
+        assert rating.points.value == pytest.approx(0, abs=1e-6)
+        assert rating.points.low < 0 < rating.points.high
+
+
+def test_intervals_of_rankings_hold_the_truth_as_often_as_they_say():
+    strengths, held = {"a": 0.6, "b": 0.0, "c": -0.6}, []
+    for seed in range(300):
+        for rating in bradley_terry(draw_votes(np.random.default_rng(seed), strengths, 30)):
+            held.append(rating.points.low <= ELO * strengths[rating.name] <= rating.points.high)
+    assert 0.93 < np.mean(held) < 0.98
+
+
+def test_only_arms_that_votes_connect_are_ranked():
+    ratings = bradley_terry([("a", "b", 1.0), ("c", "d", 0.0), ("d", "e", 1.0)])
+    assert ratings[0].name == "d"
+    assert {rating.name for rating in ratings} == {"c", "d", "e"}
+    assert bradley_terry([]) == []
+
+
+@pytest.mark.parametrize("vote", [("a", "a", 1.0), ("a", "b", 1.5), ("a", "b", float("nan"))])
+def test_votes_that_cannot_be_are_refused(vote):
+    with pytest.raises(ValueError, match="share from 0 to 1"):
+        bradley_terry([vote])

@@ -12,7 +12,7 @@ from eval.settings import BenchmarkSettings
 from eval.suites import SUITES, SuiteSettings, expected_seconds, find_suite
 from golden.errors import InvalidInput, MissingWeights
 from golden.model import load_model
-from golden.models import MODELS
+from golden.models import MODELS, SHAPES_FLOW
 
 PLACES = [
     "Table 2",
@@ -37,7 +37,7 @@ def test_every_table_and_figure_has_a_suite():
     assert [place for place in PLACES if place not in sources] == []
 
 
-@pytest.mark.parametrize("model", ["shapes", "sdxl", "dreamshaper", "hunyuan-dit", "sdxl-lightning"])
+@pytest.mark.parametrize("model", ["shapes", "sdxl", "dreamshaper", "hunyuan-dit", "sdxl-lightning", "sd3.5-medium"])
 @pytest.mark.parametrize("name", [name for name in SUITES if name != "controlnet"])
 def test_a_plan_has_known_arms_and_networks_and_every_baseline(name, model):
     spec = MODELS[model]
@@ -52,6 +52,24 @@ def test_a_plan_has_known_arms_and_networks_and_every_baseline(name, model):
         check_variant(variant, spec, "a red circle")
     assert expected_seconds(plan, 10, 2) > 0
     assert any(variant.name != variant.baseline for variant in plan.variants)
+
+
+@pytest.mark.parametrize("name", [name for name in SUITES if name != "controlnet"])
+def test_the_flow_model_has_a_plan_of_every_suite(name):
+    plan = find_suite(name).make_plan(SHAPES_FLOW, SuiteSettings(num_pairs=800, targets=("10x1",)))
+    for variant in plan.variants:
+        check_variant(variant, SHAPES_FLOW, "a red circle")
+
+
+def test_an_npnet_is_taken_to_the_flow_model_as_it_is_and_fine_tuned():
+    as_it_is = find_suite("transfer").make_plan(SHAPES_FLOW, SuiteSettings()).networks
+    assert [recipe.file for recipe in as_it_is.values()] == [MODELS["shapes"].npnet]
+    settings = BenchmarkSettings(model="shapes-flow", suite="fine-tuning", npnet=MODELS["shapes"].npnet)
+    spec = benchmark.with_npnet(SHAPES_FLOW, settings)
+    networks = find_suite("fine-tuning").make_plan(spec, SuiteSettings(num_pairs=1000)).networks
+    assert networks["npnet"].file == MODELS["shapes"].npnet
+    assert networks["fine-tuned on 600"].fine_tunes
+    assert networks["fine-tuned on 600"].num_pairs == 600
 
 
 def test_settings_decide_what_a_suite_leaves_open():

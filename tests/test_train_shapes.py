@@ -11,7 +11,7 @@ from golden.checkers import Verdict
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import Sampling
 from golden.shapes import CATEGORIES, is_held_out, load_test_prompts, parse_caption, request_key
-from train.shapes import evaluation, make_test_set, train_unet, training
+from train.shapes import denoisers, evaluation, make_test_set, train_unet, training
 from train.shapes.make_test_set import GENEVAL_PROMPTS, HARD_PROMPTS, TEST_SETS
 from train.shapes.training import SCHEDULES, TrainingPlan, train
 
@@ -145,7 +145,7 @@ def test_a_pipeline_is_evaluated_by_its_images(tiny_shapes):
 
 def test_a_unet_trains_on_what_was_cached_and_is_evaluated(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "RUNS", tmp_path)
-    monkeypatch.setattr(train_unet, "CACHE", tmp_path / "latents")
+    monkeypatch.setattr(denoisers, "CACHE", tmp_path / "latents")
     monkeypatch.setattr(evaluation, "SAMPLING", Sampling("ddim", num_inference_steps=2, guidance_scale=5.5))
     options = train_unet.UNetOptions(num_captions=4, num_steps=2, batch_size=2, num_evaluated=1)
     with pytest.raises(MissingWeights, match="--cache"):

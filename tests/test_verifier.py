@@ -1,10 +1,14 @@
 """The verifier reads any family's latents through its own pipeline, tells rows apart, and is saved and loaded whole."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from golden import model as golden_model
 from golden.errors import BadWeights, MissingWeights
 from golden.families import find_family
+from golden.model import Model, load_model
 from golden.noise import first_timestep, source_noise
 from golden.pipelines import encode_prompts, latent_shape
 from golden.verifier import (
@@ -109,3 +113,47 @@ def test_files_that_are_no_verifier_of_this_model_are_refused(tiny_model, tiny_h
 
 def test_the_first_timestep_is_that_of_the_paper_s_schedule(tiny_model):
     assert first_timestep(tiny_model.pipeline) == 901
+
+
+# --- a model's verifier -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_file(tiny_model, tmp_path):
+    """The tiny model with a file of a verifier that nobody has read yet."""
+    save_verifier(tmp_path / "verifier.safetensors", make_verifier(tiny_model.pipeline, hidden=8))
+    return Model(replace(tiny_model.spec, verifier=str(tmp_path / "verifier.safetensors")), tiny_model.pipeline, None)
+
+
+def test_a_verifier_is_read_when_it_is_first_asked_for_and_once(with_file, monkeypatch):
+    read = []
+    monkeypatch.setattr(golden_model, "load_verifier", lambda *given: read.append(given) or load_verifier(*given))
+    assert with_file.has_verifier
+    assert not read
+    assert with_file.verifier is with_file.verifier
+    assert len(read) == 1
+    assert replace(with_file, npnet=None).verifier is with_file.verifier
+    assert len(read) == 1
+
+
+def test_gradients_pass_through_a_verifier_that_was_first_asked_for_without_any(with_file):
+    with torch.inference_mode():
+        verifier = with_file.verifier
+    noise = noise_for(with_file).requires_grad_(True)
+    verifier(with_file.pipeline, noise, 501, encode_prompts(with_file.pipeline, PROMPTS)).sum().backward()
+    assert (noise.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_a_model_whose_file_is_not_there_has_no_verifier(with_file, tmp_path):
+    absent = replace(with_file.spec, verifier=str(tmp_path / "nowhere.safetensors"))
+    for spec in (absent, replace(absent, verifier=None)):
+        bare = Model(spec, with_file.pipeline, None)
+        assert not bare.has_verifier
+        assert bare.verifier is None
+
+
+def test_a_verifier_can_be_given_as_a_file(tiny_sdxl_folder, with_file, tmp_path):
+    model = load_model(tiny_sdxl_folder, verifier=with_file.spec.verifier)
+    assert model.has_verifier
+    with pytest.raises(MissingWeights, match="There is no verifier at"):
+        load_model(tiny_sdxl_folder, verifier=tmp_path / "nowhere")

@@ -20,6 +20,9 @@ from golden.errors import InvalidInput, MissingWeights
 from golden.files import atomic_path, hash_path, load_weights, sha256, write_bytes
 from train.settings import Architecture, TrainingSettings
 
+ARCHITECTURE_BEFORE = Architecture(text_queries=0, layout_rank=256, keep_norm=False)
+"""What was built where a checkpoint does not say otherwise."""
+
 
 class TrainingFolder:
     """Where one training writes. `identity` is what decides its weights: a folder never mixes two trainings."""
@@ -42,7 +45,7 @@ class TrainingFolder:
             return None
         saved, _ = load_weights(self.checkpoint_path)
         # Settings that a checkpoint lacks are newer than it, and had their defaults' effect.
-        defaults = asdict(TrainingSettings()) | asdict(Architecture(keep_norm=False))
+        defaults = asdict(TrainingSettings()) | asdict(ARCHITECTURE_BEFORE)
         found = defaults | saved.get("identity", {})
         for name, value in self.identity.items():
             there = json.loads(json.dumps(found.get(name)))

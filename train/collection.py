@@ -13,6 +13,7 @@ from golden.errors import InvalidInput
 from golden.files import sha256
 from golden.judges import ALL_JUDGES, embedded_path, find_judge
 from golden.judges.loading import weight_paths
+from golden.model import with_verifier
 from golden.models import ModelSpec, find_model
 from golden.noise import SOLVERS
 from golden.npnet import find_npnet
@@ -22,7 +23,7 @@ from train.filters import default_filter, find_filter
 from train.make_shard import Collection, collect_shard, load_collection_judges, load_collection_model
 from train.pairs import Shard, finished_shards, read_manifest, write_manifest, write_shard
 from train.settings import CollectionSettings, check_positive
-from train.targets import check_guidance, default_target, parse_target
+from train.targets import check_targets, default_target, needs_verifier
 
 
 def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
@@ -31,7 +32,7 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
     Raises: InvalidInput for what cannot be collected, before anything is loaded.
     """
     check_positive(shard_size=settings.shard_size, num_threads=settings.num_threads)
-    spec = find_model(settings.model)
+    spec = with_verifier(find_model(settings.model), settings.verifier)
     if spec.needs_control:
         raise InvalidInput(f"Pairs are made from prompts alone, but {spec.name!r} also needs a control image.")
     judges = ALL_JUDGES if settings.judges == ("all",) else settings.judges
@@ -40,9 +41,7 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
         if settings.judge_weights == "embedded":
             weight_paths(judge, "embedded")
     targets = settings.targets or (default_target(spec),)
-    for target in targets:
-        parse_target(target)
-    check_guidance(spec, targets)
+    check_targets(spec, targets)
     if len(set(targets)) < len(targets):
         raise InvalidInput(f"Each target may be given once, got {' '.join(targets)}.")
     if settings.redenoise_solver is not None:
@@ -85,13 +84,16 @@ def read_prompts(path: Path | None, checker: Checker | None = None) -> list[str]
 
 def describe_sources(settings: CollectionSettings, prompts: Path | None) -> dict:
     """The files that decide a data set beside its settings, by their hashes; a model of the hub by its revision."""
-    spec = find_model(settings.model)
+    spec = with_verifier(find_model(settings.model), settings.verifier)
     uses_npnet = any(target.startswith("npnet") for target in settings.targets)
+    uses_verifier = any(map(needs_verifier, settings.targets))
     npnet = settings.npnet or spec.npnet
     embedded = settings.judges if settings.judge_weights == "embedded" else ()
     return {
         "model": hash_model(spec),
         "npnet": sha256(find_npnet(npnet)) if uses_npnet and npnet else None,
+        "verifier": sha256(Path(spec.verifier)) if uses_verifier and spec.verifier else None,
+        "reward": asdict(spec.reward) if uses_verifier else None,
         "prompts": sha256(prompts) if prompts else None,
         "judges": {name: sha256(embedded_path(find_judge(name))) for name in embedded},
     }

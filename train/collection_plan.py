@@ -1,5 +1,7 @@
 """What a whole collection will take, from a short measured run."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -10,8 +12,10 @@ from golden.pipelines import encode_anew
 from golden.plan import Measured, check_gpu, describe_plan
 from golden.provenance import machine
 from golden.timing import measure
+from train.filters import default_filter
 from train.make_shard import Collection, collect_shard, load_collection_judges, load_collection_model
 from train.pairs import Shard, is_intact, shard_paths, write_shard
+from train.settings import CollectionSettings
 
 NUM_MEASURED = 2
 """Shards, after a first one to warm up."""
@@ -53,6 +57,7 @@ def plan_collection(collection: Collection, gpu: str | None = None) -> list[str]
         # Time on another GPU, memory and money; time here and disk are said above in more detail.
         *[line for line in costs if not line.startswith("disk") and (gpu or not line.startswith("time"))],
         describe_kept(rows, num_sources),
+        *describe_filter(settings, list(rows.columns)),
     ]
 
 
@@ -64,8 +69,21 @@ def _describe_time(collection: Collection, seconds_per_source: float) -> str:
     return f"time  {hours:.2f} {unit}, {1 / seconds_per_source:.2f} sources per second and worker"
 
 
+def describe_filter(settings: CollectionSettings, columns: Sequence[str]) -> list[str]:
+    """Which filter keeps pairs: training's own, or another, which training then has to be told."""
+    own = default_filter(columns)
+    if own is None or settings.filter is None:
+        return []
+    if (settings.filter, settings.margin) == (own, 0.0):
+        return [f"      by the filter {own}, which training uses unless told otherwise"]
+    told = f"--filter {settings.filter}" + (f" --margin {settings.margin:g}" if settings.margin else "")
+    return [f"      by this collection's own filter: train with {told} for the same, as {own} is training's default"]
+
+
 def describe_kept(rows: pd.DataFrame, num_sources: int) -> str:
     """The share of pairs that the filter keeps with its 95 % interval (Wilson), and the number expected of all sources.
+
+    It is the filter that training uses unless told otherwise, or the collection's own: see `describe_filter`.
 
     Targets of one source are not independent trials: the interval is as wide as if each source had one target.
     """

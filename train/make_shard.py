@@ -57,7 +57,7 @@ class SampledShard:
 def load_collection_model(settings: CollectionSettings, device: str) -> Model:
     """The model that samples. On a CPU this sets the number of threads, which decides how sums are rounded."""
     _set_threads(settings, device)
-    return load_model(settings.model, npnet=settings.npnet, device=device)
+    return load_model(settings.model, npnet=settings.npnet, verifier=settings.verifier, device=device)
 
 
 def load_collection_judges(settings: CollectionSettings, device: str) -> JudgeSet | None:

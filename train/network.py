@@ -1,5 +1,7 @@
 """The NPNet that is trained: a new one from an Architecture, or an existing one to fine-tune."""
 
+from dataclasses import replace
+
 import torch
 
 from golden.npnet import (
@@ -17,10 +19,17 @@ from train.settings import Architecture
 
 SMALL = 64
 """Latents with fewer rows get a small Swin and a narrow predictor of singular values; others have them as published."""
+LINEAR_TOKENS = 77
+"""Prompts of more tokens are pooled unless asked otherwise: one Linear over all, as published, would be large."""
+LAYOUT_TOKENS, LAYOUT_NOISE = 77 * 2048, 4 * 128 * 128
+"""How many numbers prompt embeddings and noise have for SDXL: beyond either, a layout branch must be asked for."""
+QUERIES, RANK = 8, 256
 
 
 def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
     """An untrained NPNet for latents and prompt embeddings of some sizes."""
+    architecture = resolve_architecture(architecture, sizes)
+    queries, rank = architecture.text_queries or 0, architecture.layout_rank
     small = sizes.height < SMALL
     singular = SingularConfig(architecture.attention, canonical_signs=True, output_hidden=128 if small else 1024)
     swin = _small_swin(architecture, sizes.height) if small else SwinConfig()
@@ -29,11 +38,23 @@ def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
         *sizes,
         singular=singular if architecture.singular else None,
         residual=residual if architecture.residual else None,
-        text=TextConfig(architecture.text_map_size, architecture.text_queries) if architecture.text else None,
-        layout=LayoutConfig(architecture.layout_rank) if architecture.layout_rank else None,
+        text=TextConfig(architecture.text_map_size, queries) if architecture.text else None,
+        layout=LayoutConfig(rank) if rank else None,
         keep_norm=architecture.keep_norm,
     )
     return NPNet(config)
+
+
+def resolve_architecture(architecture: Architecture, sizes: Sizes) -> Architecture:
+    """The architecture with numbers for what was left open, chosen so that the network stays small."""
+    queries = QUERIES if sizes.num_tokens > LINEAR_TOKENS else 0
+    tokens, noise = sizes.num_tokens * sizes.embedding_dim, sizes.channels * sizes.height * sizes.width
+    rank = 0 if tokens > LAYOUT_TOKENS or noise > LAYOUT_NOISE else RANK
+    return replace(
+        architecture,
+        text_queries=queries if architecture.text_queries is None else architecture.text_queries,
+        layout_rank=rank if architecture.layout_rank is None else architecture.layout_rank,
+    )
 
 
 def _small_swin(architecture: Architecture, image_size: int) -> SwinConfig:

@@ -74,12 +74,14 @@ class Objective(ABC):
         num_rows: rows of an epoch.
         num_validation_rows: rows of the validation data.
         sizes: what a network must fit.
+        num_tokens: the first tokens of a prompt that the network in training reads, None for all of them.
     """
 
     figure_name: ClassVar[str]
     num_rows: int
     num_validation_rows: int
     sizes: Sizes
+    num_tokens: int | None = None
 
     @classmethod
     @abstractmethod
@@ -143,7 +145,7 @@ class PairsObjective(Objective):
         return self.pairs.batches(self.validation_rows, VALIDATED_AT_ONCE)
 
     def loss(self, network: Network, batch: Batch, context: Context) -> Tensor:
-        return F.mse_loss(network(batch.source, batch.prompt_embeds), batch.target)
+        return F.mse_loss(network(batch.source, batch.prompt_embeds[:, : self.num_tokens]), batch.target)
 
     def identity(self) -> dict[str, Any]:
         parts = (self.rows.shard, self.rows.row, self.rows.norm_only)
@@ -177,7 +179,8 @@ class RewardObjective(Objective):
 
     @classmethod
     def open(cls, data: Path, settings: TrainingSettings, accelerator: Accelerator) -> "RewardObjective":
-        model = load_model(read_manifest(data)["settings"]["model"], device=str(accelerator.device))
+        name, device = read_manifest(data)["settings"]["model"], str(accelerator.device)
+        model = load_model(name, verifier=settings.verifier, device=device)
         weights = tuple(_parse_reward(text) for text in settings.rewards)
         judges = {
             name: load_judge(name, settings.reward_judges, device=accelerator.device)
@@ -227,7 +230,7 @@ class RewardObjective(Objective):
 
     def _read(self, batch: Any) -> Tensor:
         """The embeddings of a batch that NPNet reads."""
-        return self.reward.model.family.npnet_embeds(batch._asdict())
+        return self.reward.model.family.npnet_embeds(batch._asdict())[:, : self.num_tokens]
 
     def _rewards(self, golden: Tensor, batch: Any) -> Tensor:
         embeddings = {name: getattr(batch, name) for name in batch._fields[2:]}

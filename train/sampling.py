@@ -14,6 +14,7 @@ from golden.model import Model, load_model
 from golden.noise import source_noise
 from golden.npnet import NPNet
 from golden.pipelines import encode_anew, latent_shape
+from golden.sizes import predict_golden
 from train.make_shard import SampledShard, measure_images, sample_noises
 from train.pairs import read_manifest
 from train.stream import held_out_prompts
@@ -42,7 +43,8 @@ class SampleSheet:
         Raises: GoldenError with the message of a judge that fails.
         """
         device = next(network.parameters()).device
-        golden = network(self.source.to(device), self.model.family.npnet_embeds(self.embeddings).to(device)).cpu()
+        embeds = self.model.family.npnet_embeds(self.embeddings)
+        golden = predict_golden(network, self.source.to(device), embeds.to(device)).cpu()
         noises, seeds = {"source": self.source, "golden": golden}, self.rows["seed"].tolist()
         images = sample_noises(self.model, noises, self.embeddings, seeds, self.num_inference_steps)
         figures = measure_images(SampledShard(self.rows, noises, images), self.model.checker, self.judges)

@@ -19,10 +19,16 @@ class CollectionSettings:
 
     model: str = flag("shapes", "a registered model, a diffusers folder or a hub id")
     npnet: str | None = flag(None, "NPNet weights for npnet targets (default: the model's own)")
+    verifier: str | None = flag(None, "verifier weights for ascent targets: a file (default: the model's own)")
     seed: int = flag(0, "decides prompts and source noises")
     shard_size: int = flag(64, "source noises per batch and per shard")
     num_inference_steps: int = flag(20, "sampling steps of the images that are judged")
-    targets: tuple[str, ...] = flag((), "how target noise is made, as described above (default: the model's own way)")
+    targets: tuple[str, ...] = flag(
+        (),
+        "how target noise is made: source, npnet[*STRENGTH], ascent[STEPS] or STEPSxDOWN[@GUIDANCE], each with or "
+        "without a :NORM (default: the model's own way)",
+        metavar="TARGET",
+    )
     redenoise_guidance_scale: float | None = flag(None, "guidance of the steps down (default: the model's own)")
     inversion_guidance_scale: float = flag(1.0, "guidance of the inversion steps back")
     redenoise_solver: str | None = flag(None, "ddim or dpm (default: the model's own)")
@@ -72,6 +78,7 @@ class TrainingSettings:
     rewards: tuple[str, ...] = flag(
         ("verifier",), "objective reward: verifier or judges, each with or without a :WEIGHT", metavar="NAME"
     )
+    verifier: str | None = flag(None, "objective reward: verifier weights, a file (default: the model's own)")
     reward_judges: str = flag("embedded", "objective reward: weights of the judges", choices=("embedded", "published"))
     reward_num_steps: int = flag(4, "objective reward: guided steps that are taken from the noise")
     reward_num_inference_steps: int = flag(10, "objective reward: the schedule of which they are the first")
@@ -110,12 +117,15 @@ class Architecture:
     residual: bool = flag(True, "the Swin branch")
     text: bool = flag(True, "the branch on prompt embeddings")
     text_map_size: int = flag(8, "side of the text branch's map; 1 as published")
-    text_queries: int = flag(
-        0, "queries that pool the prompt's tokens, for text encoders as wide as T5; 0 as published"
+    text_queries: int | None = flag(
+        None, "queries that pool the prompt's tokens; 0 as published. Without it 0, and 8 for prompts of over 77 tokens"
     )
     side_by_side: bool = flag(True, "Swin sees noise and text as separate channels; their sum as published")
     image_channels: int = flag(16, "channels of Swin's input; 3 as published")
-    layout_rank: int = flag(256, "rank of the layout branch; 0 (no such branch) as published")
+    layout_rank: int | None = flag(
+        None,
+        "rank of the layout branch; 0 (no such branch) as published. Without it 256, and 0 where it would be large",
+    )
     swin_width: int = flag(48, "small Swin (latents below 64): width, a multiple of 16")
     swin_depth: int = flag(2, "small Swin: number of layers")
     drop_path_rate: float = flag(0.1, "small Swin: share of paths dropped in training")

@@ -1,4 +1,4 @@
-"""Kinds of target noise, by the names that --targets takes, such as 10x1, 20x5@2.5:0.7, npnet*2 or source."""
+"""Kinds of target noise, by the names that --targets takes: 10x1, 20x5@2.5:0.7, npnet*2, ascent12 or source."""
 
 import re
 from collections.abc import Iterable
@@ -11,26 +11,29 @@ from golden.model import Model
 from golden.models import ModelSpec, Redenoise
 from golden.noise import redenoise
 from golden.pipelines import Embeddings
+from golden.reward import NUM_ITERATIONS, Reward, ascend
+from golden.verifier import missing_verifier
 from train.settings import CollectionSettings
 
 _NUMBER = r"\d{1,3}(?:\.\d+)?"
 _TARGET = re.compile(
-    rf"(?P<noise>source|npnet(?:\*(?P<strength>{_NUMBER}))?"
+    rf"(?P<noise>source|npnet(?:\*(?P<strength>{_NUMBER}))?|ascent(?P<iterations>[1-9]\d{{0,2}})?"
     rf"|(?P<steps>\d{{1,4}})x(?P<down>\d{{1,4}})(?:@(?P<guidance>{_NUMBER}))?)"
     rf"(?::(?P<norm>{_NUMBER}))?"
 )
 
 
 def parse_target(name: str) -> re.Match[str]:
-    """The parts of a target's name: noise, strength, steps, down, guidance, norm; None for what it leaves out.
+    """The parts of a target's name: noise, strength, iterations, steps, down, guidance, norm; None if left out.
 
     Raises: InvalidInput for anything else.
     """
     parts = _TARGET.fullmatch(name)
     if not parts:
         raise InvalidInput(
-            "A target is 'source', 'npnet', 'npnet*STRENGTH' or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, "
-            f"optionally followed by :NORM such as :0.7, got {name[:40]!r}."
+            "A target is 'source', 'npnet', 'npnet*STRENGTH', 'ascent', 'ascent' with a number of steps such as "
+            "ascent12, or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, optionally followed by :NORM such as :0.7, "
+            f"got {name[:40]!r}."
         )
     return parts
 
@@ -40,9 +43,21 @@ def needs_guidance(name: str) -> bool:
     return parse_target(name)["steps"] is not None
 
 
-def check_guidance(spec: ModelSpec, targets: Iterable[str]) -> None:
-    """Raises: InvalidInput where re-denoise sampling has nothing to find, naming what to do instead."""
-    if not spec.has_guidance_gap and any(needs_guidance(target) for target in targets):
+def needs_verifier(name: str) -> bool:
+    """Whether a target is made by gradient ascent on the verifier's reward."""
+    return parse_target(name)["noise"].startswith("ascent")
+
+
+def check_targets(spec: ModelSpec, targets: Iterable[str]) -> None:
+    """Raises: as `parse_target`; InvalidInput where re-denoise sampling has nothing to find, naming what to do instead;
+    MissingWeights where ascent has no verifier to ask.
+    """
+    targets = [*targets]
+    for target in targets:
+        parse_target(target)
+    if any(map(needs_verifier, targets)) and not spec.has_verifier:
+        raise missing_verifier(spec.name)
+    if not spec.has_guidance_gap and any(map(needs_guidance, targets)):
         raise InvalidInput(
             f"Re-denoise pairs hold the difference that guidance makes, and {spec.name!r} generates without guidance: "
             "train with --objective reward, or choose among noises with the arms select_4, select_16 and select_64."
@@ -67,6 +82,9 @@ def make_target(
     if parts["noise"].startswith("npnet"):
         golden = ARMS["npnet"](norm * source, Conditions(model, model.npnet, embeddings, []))
         return mix(norm * source, golden, float(parts["strength"] or 1))
+    if needs_verifier(name):
+        reward, num_iterations = Reward(model, model.spec.reward), int(parts["iterations"] or NUM_ITERATIONS)
+        return ascend(reward, norm * source, embeddings, num_iterations=num_iterations).cpu()
     own = model.spec.redenoise
     target = Redenoise(
         guidance_scale=float(parts["guidance"] or settings.redenoise_guidance_scale or own.guidance_scale),

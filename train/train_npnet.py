@@ -74,7 +74,7 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     import torch
 
     from train.checkpoints import TrainingFolder
-    from train.network import make_npnet, start_from
+    from train.network import make_npnet, resolve_architecture, start_from
     from train.objectives import find_objective
     from train.sampling import make_sheet
     from train.trainer import Trainer, make_accelerator, train
@@ -88,7 +88,8 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     if options.plan:
         print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
         return
-    folder = TrainingFolder(options.out, asdict(settings) | asdict(architecture) | objective.identity())
+    built = resolve_architecture(architecture, objective.sizes)
+    folder = TrainingFolder(options.out, asdict(settings) | asdict(built) | objective.identity())
     trainer.resume(folder)
     sheet = None
     if accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
     python train/train_verifier.py runs/pairs --out runs/verifier
     python train/train_verifier.py runs/pairs --out runs/verifier --label HPSv2 --num-scenes 0     # a judge's score
+    torchrun --standalone --nproc-per-node 2 train/train_verifier.py runs/pairs --out runs/verifier
 
 Writes verifier.safetensors (the moving average), log.jsonl with the area under the ROC curve at every step of the
 sampler, and a checkpoint; killed and started again, it goes on from there. Validation is on prompts that are held out.

@@ -75,6 +75,7 @@ class Trainer:
         self, settings: TrainingSettings, network: NPNet, objective: Objective, accelerator: Accelerator | None = None
     ) -> None:
         self.settings, self.objective = settings, objective
+        objective.num_tokens = network.config.num_tokens  # an NPNet of another model may read fewer than there are
         self.accelerator = accelerator or Accelerator()
         self.batch_size = min(settings.batch_size, objective.num_rows)
         if self.batch_size < self.accelerator.num_processes:

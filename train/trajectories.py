@@ -22,9 +22,11 @@ from golden.files import atomic_path
 from golden.model import Model
 from golden.models import Sampling
 from golden.pipelines import denoise, encode_anew, encode_images
+from golden.provenance import find_worker
 from golden.samplers import make_sampler
 from train.pairs import finished_shards, read_manifest, read_shard
 from train.stream import is_held_out
+from train.workers import wait_for_workers
 
 KEPT_SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
 """After which shares of all steps latents are kept; 0 is the noise itself."""
@@ -57,21 +59,24 @@ def split_held_out(data: Trajectories) -> tuple[Trajectories, Trajectories]:
 
 
 def read_trajectories(folder: Path, model: Model, label: str, cache: Path, bf16: bool = False) -> Trajectories:
-    """The trajectories of all noises of a pair folder, from `cache` if they were made before; a shard is made at once.
+    """The trajectories of all noises of a pair folder, from `cache` if they were made before.
+
+    A shard is made at once; under torchrun each worker makes its share of them.
 
     Raises: InvalidInput if the folder is of another model or its rows have no such label.
     """
     settings = read_manifest(folder)["settings"]
     if settings["model"] != model.spec.name:
         raise InvalidInput(f"{folder} was collected with the model {settings['model']!r}, not {model.spec.name!r}.")
-    parts = []
-    for index in tqdm(finished_shards(folder), "trajectories", disable=None):
-        path = cache / f"{index:05d}.pt"
+    rank, num_workers = find_worker()
+    paths = {index: cache / f"{index:05d}.pt" for index in finished_shards(folder)}
+    for index, path in tqdm([*paths.items()][rank::num_workers], "trajectories", disable=None):
         if not path.is_file():
             part = _trace_shard(folder, index, model, label, settings["num_inference_steps"], bf16)
             with atomic_path(path) as temporary:
                 torch.save(part, temporary)
-        parts.append(torch.load(path, weights_only=True))
+    wait_for_workers()
+    parts = [torch.load(path, weights_only=True) for path in paths.values()]
     if not parts:
         raise InvalidInput(f"{folder} has no finished shard: collect pairs first.")
     prompts = tuple(prompt for part in parts for prompt in part["prompts"])

@@ -25,6 +25,7 @@ from golden.verifier import Verifier, make_verifier, save_verifier
 from train.pairs import read_manifest
 from train.settings import VerifierOptions
 from train.trajectories import FINISHED_TIMESTEP, Trajectories, draw_examples, read_trajectories, split_held_out
+from train.workers import average_gradients, join_workers, own_share, wait_for_workers
 
 NUM_VALIDATED = 512
 WARMUP_STEPS = 100
@@ -58,21 +59,23 @@ class VerifierTrainer:
             getattr(self, name).load_state_dict(state[name])
 
     def batch(self) -> tuple[Tensor, int, list[str], Tensor]:
-        """Latents at one timestep, that timestep, prompts and labels: a function of (seed, step)."""
+        """Latents at one timestep, that timestep, prompts and labels: this worker's share of a batch."""
         rng = np.random.default_rng((self.options.seed, self.step))
         from_scenes = self.scenes is not None and rng.random() < self.options.scene_share
         source = self.scenes if from_scenes and self.scenes is not None else self.data
         rows = rng.integers(0, len(source), self.options.batch_size)
-        prompts, labels = [source.prompts[row] for row in rows], source.labels[torch.from_numpy(rows)]
+        share = own_share(len(rows))
+        chosen = torch.from_numpy(rows[share])
+        prompts, labels = [source.prompts[row] for row in rows[share]], source.labels[chosen]
         if not from_scenes:
             place = int(rng.integers(len(source.timesteps)))
-            return source.latents[torch.from_numpy(rows), place].float(), source.timesteps[place], prompts, labels
-        clean = source.latents[torch.from_numpy(rows), 0].float()
+            return source.latents[chosen, place].float(), source.timesteps[place], prompts, labels
+        clean = source.latents[chosen, 0].float()
         if rng.random() >= NOISED_SHARE:
             return clean, FINISHED_TIMESTEP, prompts, labels
         timestep = int(rng.choice(self.data.timesteps[len(self.data.timesteps) // 2 :]))  # layouts are there by then
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(len(rows), *clean.shape[1:], generator=generator)[share]
         return add_noise(self.model.pipeline, clean, noise, timestep), timestep, prompts, labels
 
     def advance(self) -> float:
@@ -83,6 +86,7 @@ class VerifierTrainer:
         loss = F.binary_cross_entropy_with_logits(logits.float(), labels.to(logits.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.verifier.parameters())
         torch.nn.utils.clip_grad_norm_(self.verifier.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
@@ -130,23 +134,30 @@ def load_scenes(model: Model, options: VerifierOptions, cache: Path) -> Trajecto
     if not options.num_scenes or model.checker is None:
         return None
     path = cache / f"scenes-{options.num_scenes}-{options.seed}.pt"
-    if not path.is_file():
+    if not path.is_file() and join_workers() == 0:
         batches = [*tqdm(draw_examples(model, options.num_scenes, options.seed), "scenes", disable=None)]
         prompts = [prompt for part, _, _ in batches for prompt in part]
         latents, labels = torch.cat([part for _, part, _ in batches]), torch.cat([part for _, _, part in batches])
         with atomic_path(path) as temporary:
             torch.save({"prompts": prompts, "latents": latents, "labels": labels}, temporary)
+    wait_for_workers()
     saved = torch.load(path, weights_only=True)
     return Trajectories(saved["latents"][:, None], (FINISHED_TIMESTEP,), tuple(saved["prompts"]), saved["labels"])
 
 
 def run(trainer: VerifierTrainer, held_out: Trajectories, out: Path) -> Iterator[dict[str, Any]]:
-    """Take the steps that are left; yields the rows of the log, each after its checkpoint was written."""
+    """Take the steps that are left; yields the rows of the log, each after its checkpoint was written.
+
+    Only the first of several workers validates and writes.
+    """
     options, losses = trainer.options, []
-    bar = tqdm(total=options.num_steps, initial=trainer.step, desc="steps", mininterval=1)
+    rank = join_workers()
+    bar = tqdm(total=options.num_steps, initial=trainer.step, desc="steps", mininterval=1, disable=rank > 0)
     while trainer.step < options.num_steps:
         losses.append(trainer.advance())
         bar.update()
+        if rank > 0:
+            continue
         if trainer.step % options.checkpoint_every == 0 or trainer.step == options.num_steps:
             row = {"step": trainer.step, "loss": round(float(np.mean(losses)), 4), **trainer.validate(held_out)}
             losses = []
@@ -181,6 +192,7 @@ def resume(trainer: VerifierTrainer, out: Path) -> None:
 def train_verifier(options: VerifierOptions) -> None:
     """Train a verifier, or what is left of it, and save it."""
     torch.set_num_threads(options.num_threads)
+    rank = join_workers()
     model = load_model(read_manifest(options.pairs)["settings"]["model"], device=options.device)
     cache = options.out / "cache"
     data = read_trajectories(options.pairs, model, options.label, cache / options.label, options.bf16)
@@ -191,6 +203,8 @@ def train_verifier(options: VerifierOptions) -> None:
     row: dict[str, Any] = {}
     for row in run(trainer, held_out, options.out):
         tqdm.write(json.dumps(row))
+    if rank > 0:
+        return
     averaged = trainer.ema.module.eval()
     assert isinstance(averaged, Verifier)
     about = {"settings": identify(options), "figures": row, "num_images": len(trained)}

@@ -34,8 +34,6 @@
     VIEWS.forEach((name) => stage().classList.toggle(`view-${name}`, name === view));
     document.querySelectorAll("#views [data-view]").forEach((button) =>
       button.setAttribute("aria-pressed", String(button.dataset.view === view)));
-    // The slider measures itself when the window changes; while it was hidden it had no size.
-    requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
   }
 
   function flip(on) {
@@ -45,14 +43,7 @@
 
   function slide(step) {
     if (currentView() !== "slide") return setView("slide");
-    const frame = find("#slider .slider-wrap")?.getBoundingClientRect();
-    const handle = find("#slider [data-testid=slider]");
-    if (!frame || !handle) return;
-    const at = handle.getBoundingClientRect();
-    const x = Math.min(frame.right, Math.max(frame.left, at.left + at.width / 2 + step * frame.width));
-    const options = { view: window, bubbles: true, cancelable: true, clientX: x, clientY: at.top + at.height / 2 };
-    handle.dispatchEvent(new MouseEvent("mousedown", options));
-    window.dispatchEvent(new MouseEvent("mouseup", { ...options, bubbles: false }));
+    window.golden.slideBy(100 * step);
   }
 
   // --- zoom: one for both images --------------------------------------------------------------------------------
@@ -176,26 +167,6 @@
     const view = event.target.closest?.("[data-view]");
     if (view) setView(view.dataset.view);
     if (event.target.closest?.("[data-action=theme]")) toggleTheme();
-  });
-
-  // --- a PNG dropped anywhere -------------------------------------------------------------------------------------
-
-  const carriesFile = (event) => Array.from(event.dataTransfer?.types || []).includes("Files");
-  document.addEventListener("dragover", (event) => {
-    if (carriesFile(event)) { event.preventDefault(); document.body.classList.add("dropping"); }
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) document.body.classList.remove("dropping");
-  });
-  document.addEventListener("drop", (event) => {
-    document.body.classList.remove("dropping");
-    const input = find("#restore_png_input input[type=file], #restore_png input[type=file], input[type=file]");
-    if (!carriesFile(event) || !input) return;
-    event.preventDefault();
-    const files = new DataTransfer();
-    files.items.add(event.dataTransfer.files[0]);
-    input.files = files.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
   // --- links ------------------------------------------------------------------------------------------------------

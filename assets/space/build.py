@@ -27,7 +27,10 @@ from golden.npnet import NPNETS
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-PARTS = ("app.py", "golden", "eval", "assets/app", "assets/judges", "assets/shapes", "requirements.txt", "LICENSE")
+PARTS = (
+    *("app.py", "golden", "eval", "requirements.txt", "LICENSE"),
+    *(f"assets/{name}" for name in ("app", "judges", "reports", "shapes")),
+)
 MAX_FILE_BYTES = 10 * 10**6  # what a Space takes without large-file storage
 ENTRY = "space.py"
 SDXL_WEIGHTS = (  # the hub takes no patterns here; the small files are downloaded at the start

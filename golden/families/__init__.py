@@ -4,17 +4,33 @@ from typing import Any
 
 from ..errors import InvalidInput
 from .base import Embeddings, Family
+from .flux import Flux
+from .flux2 import Flux2Klein
 from .hunyuan import HunyuanDiT
 from .pixart import PixArtSigma
+from .qwen_image import QwenImage
+from .sana import Sana
 from .sd import StableDiffusion
 from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
+from .z_image import ZImage
 
 __all__ = ["FAMILIES", "Embeddings", "Family", "family_of_class", "find_family"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (StableDiffusionXL(), HunyuanDiT(), PixArtSigma(), StableDiffusion3(), StableDiffusion())
+    for family in (
+        StableDiffusionXL(),
+        HunyuanDiT(),
+        PixArtSigma(),
+        StableDiffusion3(),
+        Flux(),
+        Flux2Klein(),
+        ZImage(),
+        QwenImage(),
+        Sana(),
+        StableDiffusion(),
+    )
 }
 
 

@@ -29,6 +29,8 @@ class Family:
     """The pipeline class that a ControlNet steers, None if the family has none."""
     text_encoders: tuple[str, ...] = ("text_encoder",)
     """The parts of a pipeline without which it cannot encode prompts."""
+    noise = "4 channels, 8 pixels"
+    """What latents are made of, for people."""
     num_tokens = 77
     """The tokens of a prompt that NPNet reads, start and end marks included."""
     samplers: tuple[str, ...] = PLAIN_SAMPLERS
@@ -39,6 +41,13 @@ class Family:
     """Whether guidance changes what the network predicts, so that re-denoise sampling finds something."""
     takes_start_image = False
     """Whether the family's img2img pipelines start from an image in golden noise, see GoldenNoise.start_image."""
+
+    half_precision = "float16"
+    """The half precision that the family's weights were trained for, a name of torch."""
+    latents_in_fp32 = False
+    """Whether the pipeline denoises in fp32 whatever the precision of its network."""
+    negative_prompt = ""
+    """What guidance points away from."""
 
     optional_parts: tuple[str, ...] = ()
     """Parts that a folder may leave out (null in its model_index.json), of which the pipeline wants to be told."""
@@ -54,6 +63,10 @@ class Family:
     def guidance_arguments(self, guidance_scale: float) -> dict[str, Any]:
         """Arguments of the pipeline's call that make its guidance `uncond + guidance_scale (cond - uncond)`."""
         return {"guidance_scale": guidance_scale}
+
+    def embedding_arguments(self, embeddings: Embeddings, guidance_scale: float) -> dict[str, Any]:
+        """The embeddings of some prompts as the pipeline's call takes them."""
+        return dict(embeddings)
 
     def network(self, pipeline: Any) -> Any:
         """The network that denoises."""
@@ -76,18 +89,29 @@ class Family:
 
         Raises: InvalidInput for a size that is not a multiple of the model's smallest step in pixels.
         """
-        config = self.network(pipeline).config
-        scale = pipeline.vae_scale_factor
-        step = scale * getattr(config, "patch_size", 1)
+        scale = self.cell_size(pipeline)
+        step = scale * self.patch_size(pipeline)
         for name, pixels in (("height", height), ("width", width)):
             if pixels is not None and (pixels < step or pixels % step):
                 raise InvalidInput(f"The {name} must be a multiple of {step} pixels, got {pixels}.")
-        size = config.sample_size
+        size = self.native_size(pipeline)
         return (
             self.latent_channels(pipeline),
             (height // scale if height else size),
             (width // scale if width else size),
         )
+
+    def cell_size(self, pipeline: Any) -> int:
+        """The side of one cell of latents in pixels of the image."""
+        return int(pipeline.vae_scale_factor)
+
+    def patch_size(self, pipeline: Any) -> int:
+        """The side of the squares of latents that are one token of the network, 1 for a UNet."""
+        return int(getattr(self.network(pipeline).config, "patch_size", 1))
+
+    def native_size(self, pipeline: Any) -> int:
+        """The height and width of latents that the pipeline makes unless asked for others."""
+        return int(self.network(pipeline).config.sample_size)
 
     def latent_channels(self, pipeline: Any) -> int:
         """The channels of latents. Not the network's: an inpainting UNet also sees a mask and the masked image."""
@@ -100,6 +124,10 @@ class Family:
     def unpack(self, pipeline: Any, packed: "Tensor", height: int, width: int) -> "Tensor":
         """The inverse, for latents of height x width."""
         return packed
+
+    def read_output(self, pipeline: Any, output: "Tensor", height: int, width: int) -> "Tensor":
+        """Finished latents (B, C, h, w) from what the pipeline returns with `output_type="latent"`."""
+        return self.unpack(pipeline, output, height, width)
 
     def find_cut(self, pipeline: Any, prompt: str) -> str:
         """The end of a prompt that lies beyond the tokens that model and NPNet read, "" if there is none."""
@@ -127,6 +155,14 @@ class Family:
         config = pipeline.vae.config
         shift = getattr(config, "shift_factor", None)
         return (latents - shift if shift else latents) * config.scaling_factor
+
+    def decode(self, pipeline: Any, latents: "Tensor") -> "Tensor":
+        """Finished latents (B, C, h, w) to pixels (B, 3, H, W) in [-1, 1]."""
+        return pipeline.vae.decode(self.unscale_latents(pipeline, latents), return_dict=False)[0]
+
+    def encode_pixels(self, pipeline: Any, pixels: "Tensor") -> "Tensor":
+        """The inverse, without noise of the autoencoder's own."""
+        return self.scale_latents(pipeline, pipeline.vae.encode(pixels).latent_dist.mode())
 
 
 def name_outputs(names: Sequence[str], outputs: Sequence["Tensor"]) -> Embeddings:

@@ -17,6 +17,7 @@ class StableDiffusion3(Family):
     base_model = "sd3.5-medium"
     num_tokens = _CLIP_TOKENS + _T5_TOKENS
     samplers = FLOW_SAMPLERS
+    noise = "16 channels, 8 pixels"
     is_flow = True
     optional_parts = ("text_encoder_3", "tokenizer_3")
 

@@ -101,7 +101,7 @@ class Questions:
         return tuple(dict.fromkeys(asked.noun for asked in self.objects))
 
 
-# --- from the prompt's own words -------------------------------------------------------------------------------------
+# --- from the prompt's own words ------------------------------------------------------------------------------------
 
 
 def parse_prompt(prompt: str, nouns: Collection[str] = NOUNS) -> Questions:
@@ -163,7 +163,7 @@ def singular(noun: str) -> str:
     return noun if noun.endswith("ss") else noun[:-1]
 
 
-# --- from a file -----------------------------------------------------------------------------------------------------
+# --- from a file ------------------------------------------------------------------------------------------------------
 
 
 def read_questions(path: Path) -> dict[str, Questions | str]:
@@ -184,14 +184,15 @@ def read_questions(path: Path) -> dict[str, Questions | str]:
         try:
             entry = json.loads(line)
             prompt = " ".join(entry["prompt"].split())
-            found[prompt] = _read_geneval(entry) if "include" in entry else _read_geneval_2(entry["vqa_list"])
+            read: Questions | str = _read_geneval(entry) if "include" in entry else _read_geneval_2(entry["vqa_list"])
         except InvalidInput as error:
-            found[prompt] = str(error)
+            read = str(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InvalidInput(
                 f"Line {number} of {path.name} is neither GenEval's ({{'prompt', 'include'}}) nor GenEval 2's "
                 "({'prompt', 'vqa_list'})."
             ) from None
+        found[prompt] = read
     if not found:
         raise InvalidInput(f"There are no questions in {path}.")
     return found
@@ -218,10 +219,11 @@ _IS_SO = re.compile(r"(?:is|are) the (.+)\?")
 
 def _read_geneval_2(pairs: list[list[str]]) -> Questions:
     """Questions in words, each with its answer; those about how many and whether any name the nouns."""
+    pairs = [[question.lower().strip(), answer.lower().strip()] for question, answer in pairs]
     objects: dict[str, Asked] = {}
     spellings: dict[str, str] = {}
     rest = []
-    for question, answer in ((question.lower().strip(), answer.lower().strip()) for question, answer in pairs):
+    for question, answer in pairs:
         if match := _HOW_MANY.fullmatch(question) or _IS_THERE.fullmatch(question):
             noun = spellings.setdefault(match[1], singular(match[1]))
             asked = objects.setdefault(noun, Asked(noun))

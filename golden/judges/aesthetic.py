@@ -33,6 +33,7 @@ class Aesthetic(Judge):
     unit = "rating, 1 to 10"
     digits = 4
     reads = "the image alone, never the prompt"
+    misses = "whatever the prompt asks for"
     preprocessing = "even"
     reads_prompts = False
     PUBLISHED: ClassVar[dict[str, Any]] = {

@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 from ..errors import GoldenError, InvalidInput
 from ..hub import HubFile
 from .inputs import Inputs, Pixels, Tokenizer, Tokens, load_tokenizer, preprocess_pixels
+from .sharing import SharedJudge
 
 Config = Mapping[str, Any]
 Tensors = dict[str, Tensor]
@@ -24,7 +25,7 @@ MAX_CACHED_PROMPTS = 256
 MAX_BATCH = 32
 
 
-class Judge(nn.Module):
+class Judge(SharedJudge, nn.Module):
     """A model that says how good images are. Built from a config, so that one class holds published and small weights.
 
     A judge has three parts, each differentiable, and `score` runs them:
@@ -39,6 +40,8 @@ class Judge(nn.Module):
         unit: what a score is, for labels.
         table_factor, digits: what the paper's tables multiply a score by, and the decimals that they print.
         reads: what it looks at, for labels.
+        misses: what it cannot see, for labels; empty if that was not measured. Of the embedded judges it was
+            (assets/judges/README.md).
         preprocessing: which pixels it sees, see `Inputs.pixels`.
         reads_prompts: False for a judge of images alone.
         on_request: True for a judge that is too large to load unless it is asked for by name: "all" leaves it out, and
@@ -52,6 +55,7 @@ class Judge(nn.Module):
     table_factor: ClassVar[int] = 1
     digits: ClassVar[int] = 2
     reads: ClassVar[str]
+    misses: ClassVar[str] = ""
     preprocessing: ClassVar[str] = "floor"
     reads_prompts: ClassVar[bool] = True
     on_request: ClassVar[bool] = False
@@ -64,6 +68,7 @@ class Judge(nn.Module):
         super().__init__()
         self.config = copy.deepcopy(dict(config))
         self.provenance: dict[str, Any] = {"judge": self.name, "weights": "random"}
+        self.metadata: dict[str, str] = {}  # what the weight file says about itself, its config aside
         self._prompt_features: dict[str, tuple[Tensor, ...]] = {}
 
     # What a judge defines -------------------------------------------------------------------------------------------

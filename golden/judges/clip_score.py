@@ -23,6 +23,7 @@ class CLIPScore(ClipJudge):
     unit = "2.5 x cosine"
     table_factor = 100
     reads = "image and prompt, one embedding each"
+    misses = "where things are, and how good the image looks"
     preprocessing = "even"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "clip": {

@@ -24,6 +24,7 @@ class HPSv2(Judge):
     name = "HPSv2"
     unit = "100 x cosine"
     reads = "image and prompt, one embedding each"
+    misses = "where things are in the image"
     preprocessing = "pad"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "open_clip": {

@@ -17,6 +17,8 @@ from .base import Judge, Tensors
 
 Weights = str | Path | Sequence[str | Path]
 WEIGHT_SETS = ("embedded", "published")
+OWN_KEYS = ("judge", "config")
+"""Of a weight file's metadata: which judge it is and how it is built."""
 
 AnyJudge = TypeVar("AnyJudge", bound=Judge)
 
@@ -114,9 +116,11 @@ def load_files(
     """(judge, file descriptions) from local files, completed by the judge's companion files where they are partial."""
     tensors: Tensors = {}
     config: dict[str, Any] = cls.PUBLISHED
+    notes: dict[str, str] = {}
     for path in paths:
         raw, metadata = load_weights(path)
         own = read_config(cls, metadata, path)
+        notes |= {key: text for key, text in metadata.items() if key not in OWN_KEYS}
         config = config if own is None else own
         tensors |= cls.convert(raw)
     files = [describe(path, file) for path, file in zip_longest(paths, source)]
@@ -126,12 +130,21 @@ def load_files(
         files.append(describe(path, file))
     judge = build(cls, config, files)
     fill(judge, tensors, files)
+    judge.metadata = notes
     return judge, files
 
 
 def describe(path: Path, file: HubFile | None) -> str:
     """How a file is named in records: `repo/file@commit` for the hub's, else its own name."""
     return f"{file.key}@{commit_of(path) or 'unknown'}" if file else path.name
+
+
+def judge_in(path: Path) -> str:
+    """The name of the judge in a file of ours. Raises: BadWeights for files of other makers, and as `load_weights`."""
+    _, metadata = load_weights(path)
+    if "judge" not in metadata:
+        raise BadWeights(f"{path.name} does not say which judge it is: load it with that judge's own class.")
+    return metadata["judge"]
 
 
 def read_config(cls: type[Judge], metadata: dict[str, str], path: Path) -> dict[str, Any] | None:

@@ -155,6 +155,7 @@ class MPS(ClipJudge):
     unit = "scaled cosine"
     digits = 3
     reads = "the words of the prompt that its condition is about, then the image"
+    misses = "where things are in the image"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "clip": VIT_H_14,
         "cross": {"layers": 4, "heads": 16, "head_width": 64, "ff_mult": 4},

@@ -41,6 +41,7 @@ class PickScore(ClipJudge):
     name = "PickScore"
     unit = "scaled cosine"
     reads = "image and prompt, one embedding each"
+    misses = "where things are in the image"
     PUBLISHED: ClassVar[dict[str, Any]] = {"clip": VIT_H_14, "tokenizer": "clip", "context_length": 77}
     SOURCES: ClassVar = (
         (HubFile("yuvalkirstain/PickScore_v1", "model.safetensors"),),

@@ -7,7 +7,7 @@ Source: https://github.com/QwenLM/Qwen2-VL (image processing, chat template, pos
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -39,15 +39,12 @@ PatchRows = Float[Tensor, "patches values"]
 def fit_size(width: int, height: int, cell: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """(width, height) in multiples of `cell`, nearly of the same ratio, of an area within the limits."""
     fitted = [max(cell, round(side / cell) * cell) for side in (width, height)]
-    area = width * height
-    snap: Callable[[float], int]
-    if math.prod(fitted) > max_pixels:
-        scale, snap = math.sqrt(max_pixels / area), math.floor
-    elif math.prod(fitted) < min_pixels:
-        scale, snap = math.sqrt(min_pixels / area), math.ceil
-    else:
+    too_large = math.prod(fitted) > max_pixels
+    if not too_large and math.prod(fitted) >= min_pixels:
         return fitted[0], fitted[1]
-    wide, high = (max(cell, snap(side * scale / cell) * cell) for side in (width, height))
+    scale = math.sqrt((max_pixels if too_large else min_pixels) / (width * height))
+    cells = [side * scale / cell for side in (width, height)]
+    wide, high = (max(cell, (math.floor(n) if too_large else math.ceil(n)) * cell) for n in cells)
     return wide, high
 
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from .branches import BRANCHES, BranchInput, Noise
 from .config import NPNetConfig
+from .sharing import SharedNPNet
 
 
-class NPNet(nn.Module):
+class NPNet(SharedNPNet, nn.Module):
     """golden = singular(x) + (2 sigmoid(alpha) - 1) e + beta residual(x + e), where e is x restyled by the prompt.
 
     Our own weights may add other branches to the sum, see BRANCHES.

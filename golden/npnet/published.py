@@ -7,7 +7,10 @@ from pathlib import Path
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import MissingWeights
-from ..hub import cached_folder, check_file, fetch_file, list_files, reason_of, refuse_url
+from ..hub import cached_folder, check_file, fetch_file, is_hub_id, list_files, reason_of, refuse_url
+from ..sharing import find_weights
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class PublishedNPNet:
         fitting = [
             file
             for file in files
-            if file.endswith((".safetensors", ".pth", ".pt", ".bin"))
+            if file.endswith(WEIGHT_SUFFIXES)
             and any(word in file.lower() for word in self.words)
             and not any(word in file.lower() for word in self.other_words)
         ]
@@ -49,7 +52,9 @@ NPNETS: dict[str, PublishedNPNet] = {
 
 
 def find_npnet(name: str | Path) -> Path:
-    """The weight file of a name of NPNETS or, as it is, of a path; a published one is downloaded if need be.
+    """The weight file of a name of NPNETS, of a folder, of `OWNER/REPOSITORY` on the Hub or, as it is, of a path.
+
+    What is on the Hub is downloaded if need be.
 
     Raises: InvalidInput for a URL; MissingWeights if the file is neither on this machine nor can be downloaded;
     BadWeights if it is not the file that was expected.
@@ -59,10 +64,13 @@ def find_npnet(name: str | Path) -> Path:
         return Path(name)
     published = NPNETS.get(str(name))
     if published is None:
-        if Path(name).suffix:
+        if Path(name).suffix in WEIGHT_SUFFIXES:
             return Path(name)  # reading it will say that it is not there
+        if str(name) and (Path(name).is_dir() or is_hub_id(str(name))):
+            return find_weights(str(name))
         raise MissingWeights(
-            f"No NPNet {str(name)[:80]!r}: give a weight file, or a published one: {', '.join(NPNETS)}."
+            f"No NPNet {str(name)[:80]!r}: give a weight file, its folder, OWNER/REPOSITORY on the Hugging Face Hub, "
+            f"or a published one: {', '.join(NPNETS)}."
         )
     return _find_cached(published) or _fetch(str(name), published)
 

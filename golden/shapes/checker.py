@@ -11,8 +11,9 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from ..checkers import FAULTS, Verdict
+from .composer import ShapesComposer
 from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption
-from .prompts import sample_embedded
+from .prompts import load_test_prompts, sample_embedded
 from .scenes import IMAGE_SIZE, Scene, change_one_attribute, outline, render, sample_scene
 
 
@@ -40,6 +41,7 @@ class ShapesChecker:
         "a star above a heart on a grey background",
     )
     unrelated = ("four purple crosses on a black background", "a green heart")
+    composer = ShapesComposer()
 
     def validate_prompt(self, prompt: str) -> None:
         parse_caption(prompt)
@@ -49,6 +51,9 @@ class ShapesChecker:
 
     def sample_prompts(self, rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
         return sample_embedded(rng, held_out)
+
+    def list_test_prompts(self) -> tuple[str, ...]:
+        return tuple(row["prompt"] for row in load_test_prompts())
 
     def sample_examples(self, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image, bool]]:
         """Rendered scenes, half of them with one attribute changed, positions as often as all other attributes."""
@@ -214,7 +219,8 @@ def judge(request: Request, background: str | None, found: list[Found]) -> Verdi
     if request.background not in (None, background):
         faults.add("background")
     right = all(ok for _, ok in attributes)
-    return Verdict(right, tuple(reasons), tuple(attributes), tuple(sorted(faults, key=FAULTS.index)))
+    layout = tuple((item.shape or "blob", item.x, item.y) for item in found)
+    return Verdict(right, tuple(reasons), tuple(attributes), tuple(sorted(faults, key=FAULTS.index)), layout)
 
 
 def _fits(item: Found, group: Group) -> bool:

@@ -180,8 +180,13 @@ def describe_vocabulary() -> str:
     )
 
 
+def nearest_words(word: str) -> list[str]:
+    """At most three words of the vocabulary that look like a word, the nearest first."""
+    return difflib.get_close_matches(word, VOCABULARY, n=3, cutoff=0.6)
+
+
 def _suggest(word: str) -> str:
-    nearest = difflib.get_close_matches(word, VOCABULARY, n=3, cutoff=0.6)
+    nearest = nearest_words(word)
     return (f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else "") + describe_vocabulary()
 
 

@@ -1,26 +1,30 @@
 """The endpoint `/compare`, and with it the MCP tool: a comparison for programs, answered in images and plain JSON."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any, no_type_check
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from ..compare import Checked, Comparison, Progress, Scored
 from ..errors import GoldenError, InvalidInput
 from ..request import CompareRequest
 from ..settings import default_request, describe, label_images, read_control, read_file
-from .controls import make_api_component
+from .arms import MAX_ARMS, check_count
+from .controls import fit, make_api_component
 from .fields import SETTINGS
 from .pieces import make_image
 from .scoreboard import describe_scores
 from .tabs import Page
 
+ORDINALS = ("first", "second", "third", "fourth")[:MAX_ARMS]
+
 # What a program reads about the endpoint, and an MCP client about the tool; the settings are filled in.
-DOCUMENTATION = """Compare standard and golden noise: two images of one prompt, with the checker's and judges' results.
+DOCUMENTATION = """Compare standard and golden noise, or up to four noises: an image of each, checked and scored.
 
 While it runs it yields previews with the step reached, then the result so far as each judge finishes. Cancelling
 stops it within one step or judge.
@@ -29,15 +33,18 @@ Args:
 {arguments}
 
 Returns:
-    the standard image, the golden image, and as JSON the settings, verdicts, scores and seconds
+    four images in the order of arms, of which the last are null for fewer arms, and as JSON the settings, verdicts,
+    scores and seconds
 """
 
 
 def build_api(page: Page) -> None:
     defaults = default_request(page.model.spec, prompt=None)
     with gr.Column(visible=False):
-        inputs = [make_api_component(setting, getattr(defaults, name)) for name, setting in SETTINGS.items()]
-        outputs = [make_image("standard"), make_image("golden"), gr.JSON(label="result")]
+        inputs = [
+            make_api_component(fit(setting, page.model), getattr(defaults, name)) for name, setting in SETTINGS.items()
+        ]
+        outputs = [*map(make_image, ORDINALS), gr.JSON(label="result")]
         trigger = gr.Button()
     trigger.click(
         make_endpoint(page),
@@ -62,22 +69,20 @@ def make_endpoint(page: Page) -> Callable:
         try:
             for event in page.watch_judged(read_request(values)):
                 if isinstance(event, Progress):
-                    standard, golden = event.previews or (gr.skip(), gr.skip())
-                    yield standard, golden, {"step": event.step, "num_steps": event.num_steps}
+                    yield *_fill_up(event.previews), {"step": event.step, "num_steps": event.num_steps}
                 elif isinstance(event, Scored):
-                    yield gr.skip(), gr.skip(), describe_all(event.comparison)
+                    yield *_fill_up(()), describe_all(event.comparison)
                 elif isinstance(event, Checked | Comparison):
                     comparison = event.comparison if isinstance(event, Checked) else event
-                    images = label_images(comparison, spec)
-                    yield images["standard"], images["npnet"], describe_all(comparison)
+                    yield *_fill_up(label_images(comparison, spec).values()), describe_all(comparison)
         except GoldenError as error:
             # Gradio shows errors as HTML.
             raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    kind, arms = inspect.Parameter.POSITIONAL_OR_KEYWORD, list(default_request(spec, prompt="").arms)
+    defaults = {name: None for name, setting in SETTINGS.items() if setting.optional} | {"arms": arms}
     parameters = [
-        inspect.Parameter(name, kind, default=None if setting.optional else inspect.Parameter.empty)
-        for name, setting in SETTINGS.items()
+        inspect.Parameter(name, kind, default=defaults.get(name, inspect.Parameter.empty)) for name in SETTINGS
     ]
     compare.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     arguments = "\n".join(f"    {name}: {setting.help}" for name, setting in SETTINGS.items())
@@ -85,12 +90,19 @@ def make_endpoint(page: Page) -> Callable:
     return compare
 
 
+def _fill_up(images: Iterable[Image.Image]) -> list[Any]:
+    """An update for each of the endpoint's images: without any to show, all stay as they are."""
+    shown: list[Any] = list(images)
+    return shown + [None if shown else gr.skip()] * (MAX_ARMS - len(shown))
+
+
 def read_request(values: tuple) -> CompareRequest:
-    """The request in a program's values, of which only images are checked here. Raises: InvalidInput."""
+    """The request in a program's values; only images and the number of arms are checked. Raises: InvalidInput."""
     settings = dict(zip(SETTINGS, values, strict=True))
     for name, setting in SETTINGS.items():
         if setting.is_image and settings[name] is not None:
             settings[name] = read_control(read_file(find_upload(setting.label, settings[name])))
+    check_count(settings["arms"])
     return CompareRequest(**settings)
 
 

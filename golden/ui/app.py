@@ -7,20 +7,20 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentParser, InvalidInput
+from ..errors import ArgumentParser, GoldenError, InvalidInput
 from ..flags import add_flags, flag, read_flags
 from ..judges.command import JUDGE_NAMES, MODES, WEIGHT_SETS
-from ..models import MODELS
+from ..models import MODELS, find_model
 
 if TYPE_CHECKING:
-    from .tabs.benchmark import Suites
+    from .switching import Switch
 
 M_ARENA_MAX = -8  # of glibc's mallopt(3)
 MEMORY_MODES = ("auto", "high", "low")
@@ -31,6 +31,9 @@ class AppOptions:
     """The command line. Raises: InvalidInput for a port or a folder that cannot be."""
 
     model: str = flag("shapes", f"one of {', '.join(MODELS)}, a diffusers folder or a hub id")
+    models: tuple[str, ...] | None = flag(
+        None, "models to choose from on the page, one in memory at a time, in place of --model", metavar="MODEL"
+    )
     npnet: str | None = flag(None, "NPNet weights, .safetensors or .pth (default: the model's own)", metavar="FILE")
     judges: tuple[str, ...] | None = flag(
         None,
@@ -51,6 +54,8 @@ class AppOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise InvalidInput(f"The port must be a whole number from 1 to 65535, got {self.port}.")
+        if self.models and self.npnet:
+            raise InvalidInput("--npnet is for one model, and --models are several: give either.")
         if self.runs and not self.runs.is_dir():
             raise InvalidInput(f"There is no folder {self.runs}: --runs is the folder that contains the runs' folders.")
 
@@ -79,24 +84,69 @@ def check_address(host: str, port: int) -> None:
         raise InvalidInput(f"The app cannot be served on {host}:{port}: {reason}.") from None
 
 
-def serve(options: AppOptions, suites: "Suites") -> None:
-    """Load the model and the judges, and serve the page until it is stopped. Raises: GoldenError."""
-    from ..model import load_model, pick_device
-    from ..pipelines import is_spared
-    from .page import build_ui, launch_options
-    from .scoreboard import choose_judging
-
-    launch = launch_options(options.mcp)
+def serve(options: AppOptions, suites: str) -> None:
+    """Serve the page until it is stopped; while libraries and model load, a page that says so. Raises: GoldenError."""
     share_one_heap()
-    device = pick_device(options.device)
-    model = load_model(options.model, npnet=options.npnet, device=device, memory=options.memory)
-    mode = "rotating" if options.judge_mode == "auto" and is_spared(model.pipeline) else options.judge_mode
-    judging = choose_judging(options.judges, options.judge_weights, mode, model.spec, device)
-    ui = build_ui(model, judging, options.runs, suites)
+    if not options.models:
+        open_page(options, suites)
+        return
+    from .switching import Switch
+
+    switch = Switch(options.models)
+    while True:
+        try:
+            ui = open_page(replace(options, model=switch.chosen), suites, switch)
+        except GoldenError as error:
+            if not switch.go_back(str(error)):
+                raise
+            continue
+        try:
+            switch.wait()
+        finally:
+            ui.close(verbose=False)
+            switch.unload()
+
+
+def open_page(options: AppOptions, suites: str, switch: "Switch | None" = None) -> Any:
+    """Load a model and open its page, which ends with the app or, with a `switch`, when another model is chosen."""
+    from .waiting import WaitingPage
+
+    spec = find_model(options.model)
+    title = spec.title or spec.name
+    chosen = {"switch": switch} if switch else {}
+    with WaitingPage(options.host, options.port, title) as waiting:
+        print(f"{title} is loading; http://{options.host}:{options.port} says how far it is.", flush=True)
+        ui, launch = prepare(options, suites, waiting.say, **chosen)
+    if switch:
+        launch["prevent_thread_lock"] = True
     try:
         ui.launch(server_name=options.host, server_port=options.port, share=options.share, **launch)
     except (OSError, ValueError) as error:  # the latter if gradio cannot reach its own server within seconds
         raise InvalidInput(f"The app cannot be served on {options.host}:{options.port}: {error}") from None
+    return ui
+
+
+def prepare(
+    options: AppOptions, suites: str, say: Callable[[str], None], switch: "Switch | None" = None
+) -> tuple[Any, dict[str, Any]]:
+    """The page of the loaded model, and the arguments of its launch; `say` is told what is being done."""
+    say("loading libraries")
+    from ..model import load_model, pick_device
+    from ..pipelines import is_spared
+    from .loading import follow_loading
+    from .page import build_ui, launch_options
+    from .scoreboard import choose_judging
+
+    launch = launch_options(options.mcp)
+    device = pick_device(options.device)
+    with follow_loading(find_model(options.model), device, options.memory, say):
+        model = load_model(options.model, npnet=options.npnet, device=device, memory=options.memory)
+    if switch:
+        switch.loaded = model
+    mode = "rotating" if options.judge_mode == "auto" and is_spared(model.pipeline) else options.judge_mode
+    judging = choose_judging(options.judges, options.judge_weights, mode, model.spec, device)
+    say("building the page")
+    return build_ui(model, judging, options.runs, import_module(suites), switch=switch, opening=True), launch
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> None:
@@ -104,4 +154,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "app.py") -> None:
     add_flags(parser, AppOptions)
     options = read_flags(AppOptions, parser.parse_args(argv))
     check_address(options.host, options.port)
-    serve(options, import_module("eval.short_suite"))  # by name, since it is above this module
+    serve(options, "eval.short_suite")  # by name, since it is above this module

@@ -1,6 +1,7 @@
 """Images of noise, and a grid of comparisons as one labelled image."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -20,6 +21,20 @@ OUTCOMES = {
     "neither": ("neither is correct", (188, 182, 170)),
 }
 """How a checked comparison can turn out: name -> (words, colour)."""
+
+RIGHT = "right"
+FAULT_COLOURS = {
+    RIGHT: (74, 142, 98),
+    "unclear": (150, 143, 130),
+    "missing": (120, 30, 30),
+    "extra": (226, 120, 40),
+    "count": (132, 74, 170),
+    "shape": (52, 98, 190),
+    "colour": (206, 62, 132),
+    "position": (20, 140, 160),
+    "background": (128, 96, 50),
+}
+"""The colour of a frame: green for a right image, and one for each kind of main fault."""
 
 Cells = Mapping[tuple[int, int], tuple[Sequence[Image.Image], str | None]]
 """By (row, column), the images of a comparison and its outcome, a name of OUTCOMES, or None if nothing was checked."""
@@ -87,6 +102,73 @@ def draw_grid(
     if outcomes:
         _draw_map(draw, top, len(columns), outcomes)
     return sheet
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of images from one kind of noise: its name, (image, RIGHT or its main fault, None if unchecked), a note."""
+
+    name: str
+    cells: Sequence[tuple[Image.Image | None, str | None]]
+    note: str = ""
+
+
+_NAME_WIDTH, _NOTE_WIDTH = 96, 150
+
+
+def draw_strips(
+    blocks: Sequence[tuple[str, Sequence[Strip]]], columns: Sequence[str], title: str = "", side: int = 84
+) -> Image.Image:
+    """For each prompt its strips, one below the other, so that what differs stands above one another.
+
+    Frames have the colours of FAULT_COLOURS, whose key is at the foot; missing images stay empty.
+    """
+    step = side + 2 * _FRAME + GAP + 2
+    body = max(720, _NAME_WIDTH + len(columns) * step + _NOTE_WIDTH)
+    seen = {kind for _, strips in blocks for strip in strips for _, kind in strip.cells if kind}
+    block_heights = [_BAND + len(strips) * step + _GUTTER for _, strips in blocks]
+    height = 2 * _MARGIN + (30 if title else 0) + _BAND + sum(block_heights) + (26 if seen else 0)
+    sheet = Image.new("RGB", (body + 2 * _MARGIN, height), PAPER)
+    draw, top = ImageDraw.Draw(sheet), _MARGIN
+    if title:
+        draw.text((_MARGIN, top), _shorten(draw, title, body, 17), _INK, _font(17))
+        top += 30
+    lefts = [_MARGIN + _NAME_WIDTH + column * step for column in range(len(columns))]
+    for left, label in zip(lefts, columns, strict=True):
+        draw.text((left, top), _shorten(draw, label, side, 13), _MUTED, _font(13))
+    top += _BAND
+    for (prompt, strips), block_height in zip(blocks, block_heights, strict=True):
+        draw.text((_MARGIN, top), _shorten(draw, prompt, body, 14), _INK, _font(14))
+        for index, strip in enumerate(strips):
+            _draw_strip(sheet, draw, strip, lefts, top + _BAND + index * step, side)
+        top += block_height
+    _draw_key(draw, top, [kind for kind in FAULT_COLOURS if kind in seen])
+    return sheet
+
+
+def _draw_strip(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, strip: Strip, lefts: Sequence[int], top: int, side: int
+) -> None:
+    draw.text((_MARGIN, top + side // 2 - 8), _shorten(draw, strip.name, _NAME_WIDTH - 8, 13), _INK, _font(13))
+    for left, (image, kind) in zip(lefts, strip.cells, strict=True):
+        box = (left, top, left + side + 2 * _FRAME - 1, top + side + 2 * _FRAME - 1)
+        if image is None:
+            draw.rectangle(box, outline=_LINE)
+            continue
+        draw.rectangle(box, fill=FAULT_COLOURS[kind] if kind else _LINE)
+        sheet.paste(side_by_side([image], side), (left + _FRAME, top + _FRAME))
+    right = lefts[-1] + side + 2 * _FRAME + 14
+    for line, text in enumerate(strip.note.splitlines()):
+        draw.text((right, top + side // 2 - 18 + 18 * line), text, _INK, _font(13))
+
+
+def _draw_key(draw: ImageDraw.ImageDraw, top: int, kinds: Sequence[str]) -> None:
+    left = _MARGIN
+    for kind in kinds:
+        draw.rectangle((left, top + 3, left + 12, top + 15), fill=FAULT_COLOURS[kind])
+        words = kind if kind == RIGHT else f"wrong: {kind}"
+        draw.text((left + 18, top), words, _MUTED, _font(13))
+        left += 34 + int(draw.textlength(words, _font(13)))
 
 
 def _draw_cell(

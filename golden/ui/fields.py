@@ -13,13 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from ..arms import ARMS
 from ..checks import MAX_SEED
 from ..model import Model
 from ..request import MAX_GUIDANCE, MAX_STEPS, MAX_STRENGTH, MIN_GUIDANCE, CompareRequest
 from ..samplers import SAMPLERS
-
-NOT_SETTINGS = ("arms",)
-"""What the page decides by itself."""
 
 
 def _always(model: Model) -> bool:
@@ -32,14 +30,14 @@ class Setting:
 
     Attributes:
         name: of the field.
-        kind: str, int, float, bool or Image.Image.
+        kind: str, int, float, bool, tuple (of names among `choices`) or Image.Image.
         optional: whether None is allowed, and means the model's own.
         label: above its control on the page.
         words: as sentences name it.
         help: what programs and people read about it.
         low, high, step: of a number; with a step it is a slider.
-        choices: the values allowed, None for any.
-        place: where the Compare tab shows it: "ask", "seed", "settings", "size" or "npnet".
+        choices: the values allowed, each as it is or as (words, value); None for any.
+        place: where the Compare tab shows it: "ask", "seed", "settings", "size", "npnet" or "arms".
         applies: whether a model has any use for it.
     """
 
@@ -52,7 +50,7 @@ class Setting:
     low: int | float | None = None
     high: int | float | None = None
     step: int | float | None = None
-    choices: tuple[str, ...] | None = None
+    choices: tuple[str | tuple[str, str], ...] | None = None
     place: str = "settings"
     applies: Callable[[Model], bool] = _always
 
@@ -78,6 +76,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "strength": dict(low=0, high=MAX_STRENGTH, step=0.05, place="npnet", applies=has_npnet),
     "height": dict(place="size"),
     "width": dict(place="size"),
+    "arms": dict(label="Noises to compare", choices=tuple(ARMS), place="arms"),
     "control": dict(
         label="Control image",
         help="control image for a ControlNet; other models take none",
@@ -92,7 +91,7 @@ def _read_type(annotation: Any) -> tuple[type, bool]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
         return kinds[0], True
-    return annotation, False
+    return typing.get_origin(annotation) or annotation, False
 
 
 def describe_fields(request_class: type = CompareRequest) -> dict[str, Setting]:
@@ -100,8 +99,6 @@ def describe_fields(request_class: type = CompareRequest) -> dict[str, Setting]:
     annotations = typing.get_type_hints(request_class)
     found = []
     for field in fields(request_class):
-        if field.name in NOT_SETTINGS:
-            continue
         kind, optional = _read_type(annotations[field.name])
         words = field.name.replace("_", " ")
         look: dict[str, Any] = {

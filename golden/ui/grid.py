@@ -14,6 +14,7 @@ from ..errors import InvalidInput
 from ..models import ModelSpec
 from ..request import CompareRequest, validate
 from ..settings import NAMES
+from .arms import describe_arm
 from .drawing import OUTCOMES, draw_grid
 from .fields import SETTINGS
 from .session import write_csv
@@ -122,14 +123,21 @@ def count_outcomes(grid: Grid) -> dict[str, int]:
 def grid_to_image(grid: Grid, spec: ModelSpec) -> Image.Image:
     """The grid so far as one image with labels, frames in the winners' colours and a map of the winners."""
     cells = {at: (list(comparison.images.values()), find_outcome(comparison)) for at, comparison in grid.done.items()}
+    arms = " | ".join(describe_arm(arm).short for arm in next(iter(grid.requests.values())).arms)
+    title = f"{spec.title}: {arms}   ({describe_fixed(grid)})"
+    return draw_grid(grid.prompts, [f"{AXES[grid.axis]} {write_value(value)}" for value in grid.values], cells, title)
+
+
+def describe_fixed(grid: Grid) -> str:
+    """The settings that all comparisons of a grid share, in words."""
     first = next(iter(grid.requests.values()))
-    fixed = ", ".join(f"{words} {_write(getattr(first, name))}" for name, words in AXES.items() if name != grid.axis)
-    arms = " | ".join({"npnet": "golden"}.get(arm, arm) for arm in first.arms)
-    title = f"{spec.title}: {arms}   ({fixed})"
-    return draw_grid(grid.prompts, [f"{AXES[grid.axis]} {_write(value)}" for value in grid.values], cells, title)
+    return ", ".join(
+        f"{words} {write_value(getattr(first, name))}" for name, words in AXES.items() if name != grid.axis
+    )
 
 
-def _write(value: Any) -> str:
+def write_value(value: Any) -> str:
+    """A setting's value as people write it."""
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..files import ASSETS
+from .glossary import explain
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = ASSETS / "app"
@@ -14,7 +15,7 @@ STATIC = ASSETS / "app"
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader([TEMPLATES, STATIC]),
         autoescape=True,
         undefined=StrictUndefined,
@@ -22,6 +23,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=False,
     )
+    environment.globals["explain"] = explain
+    return environment
 
 
 def render(template: str, **values: Any) -> str:

@@ -14,6 +14,8 @@ from ..judges import JudgeSet
 from ..model import Model
 from ..models import ModelSpec
 from .html import render
+from .naming import NamedImage
+from .watch import Expected
 
 SESSION_SECONDS = 2 * 3600  # how long an idle session's history is kept
 
@@ -65,10 +67,20 @@ def show_error(error: Exception) -> str:
 
 
 def show_progress(event: Progress) -> str:
-    """The status line while a comparison runs."""
+    """The status line while a comparison runs, or waits for others."""
+    left = event.seconds_left if isinstance(event, Expected) else None
+    about = f", about {write_seconds(left)}" if left is not None else ""
     if not event.step:
-        return show_status("Waiting for another comparison to finish …", "running", 0.0)
-    return show_status(f"Step {event.step} of {event.num_steps}", "running", event.step / event.num_steps)
+        ahead = event.num_ahead if isinstance(event, Expected) else 0
+        others = f"{ahead} runs" if ahead > 1 else "another run"
+        return show_status(f"Waiting for {others} to finish{about} …", "running", 0.0)
+    words = f"Step {event.step} of {event.num_steps}{about and about + ' left'}"
+    return show_status(words, "running", event.step / event.num_steps)
+
+
+def write_seconds(seconds: float) -> str:
+    """A rough duration in words."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def show_scoring(comparison: Comparison, judges: JudgeSet | None) -> str:
@@ -105,7 +117,7 @@ def format_duration(seconds: float) -> str:
 
 def make_image(label: str, elem_id: str | None = None, small: bool = False) -> gr.Image:
     """An image that is shown, never uploaded, and served without loss."""
-    return gr.Image(
+    return NamedImage(
         label=label,
         alt_text=label,
         format="png",

@@ -13,14 +13,17 @@ from ..compare import Comparison
 from ..errors import InvalidInput
 from ..judges import ALL_JUDGES, JUDGES, MPS, JudgeSet, embedded_path, load_judges
 from ..models import ModelSpec
+from .arms import describe_arm
 from .html import render
 
 TITLES = {"embedded": "Embedded judges", "published": "Published judges"}
 NOTES = {
-    "embedded": "Small judges trained on the shapes world, not the published models.",
+    "embedded": "Small judges of this world, not the published ones.",
     "published": "Published weights; not comparable with the embedded judges.",
 }
-ARM_NAMES = {"standard": "standard", "npnet": "golden"}
+POSITIONS = ("left of", "right of", "above", "below")
+UNREAD = {"embedded": "Judges cannot see where things are: trust the check."}
+"""By set of judges, what to say of a prompt with one of POSITIONS. Source: assets/judges/README.md."""
 LIMITS = (1.0, 2.0, 4.0, 8.0)  # of the chart, in standard deviations: the smallest that fits every bar
 
 
@@ -112,25 +115,26 @@ def describe_scores(comparison: Comparison, weights: str) -> dict[str, Any]:
 
 
 def format_score(judge: str, by_arm: Mapping[str, float]) -> dict[str, str]:
-    """By arm, the score as shown, and under "difference" golden minus standard; MPS of a pair in percent."""
+    """By arm, the score as shown; of a pair under "difference" the second minus the first, and MPS in percent."""
     unit, decimals, values = "", 2 if max(map(abs, by_arm.values())) >= 10 else 3, dict(by_arm)
     if judge == "MPS" and len(by_arm) == 2:
         unit, decimals = " %", 1
         values = {arm: 100 * share for arm, share in pair_probability(by_arm).items()}
     shown = {arm: f"{value:.{decimals}f}{unit}" for arm, value in values.items()}
-    if {"standard", "npnet"} <= set(values):
+    if len(values) == 2:
+        first, second = values.values()
         # Of the rounded scores, so that the row adds up.
-        change = round(round(values["npnet"], decimals) - round(values["standard"], decimals), decimals)
+        change = round(round(second, decimals) - round(first, decimals), decimals)
         shown["difference"] = f"{change:+.{decimals}f}" if change else f"{0:.{decimals}f}"
     return {name: _with_minus(text) for name, text in shown.items()}
 
 
 def find_preferred(judge: str, by_arm: Mapping[str, float]) -> str | None:
-    """The arm with the higher score; None for one arm, or if both are equal as shown: rounding is no win."""
+    """The arm with the highest score; None for one arm, or if two share it as shown: rounding is no win."""
     shown = format_score(judge, by_arm)
-    if len(by_arm) != 2 or len({shown[arm] for arm in by_arm}) == 1:
-        return None
-    return max(by_arm, key=lambda arm: by_arm[arm])
+    best = max(by_arm, key=lambda arm: by_arm[arm])
+    alone = sum(shown[arm] == shown[best] for arm in by_arm) == 1
+    return best if alone and len(by_arm) > 1 else None
 
 
 def count_wins(scores: Mapping[str, Mapping[str, float]], arm: str = "npnet") -> int:
@@ -171,27 +175,33 @@ def show_scoreboard(judging: Judging, arms: Sequence[str], comparison: Compariso
     return render(
         "scoreboard",
         title=TITLES[judging.weights],
-        arms=[(arm, ARM_NAMES.get(arm, arm)) for arm in arms],
+        arms=[(arm, describe_arm(arm).short) for arm in arms],
         is_pair=is_pair,
         limit=limit,
-        count=_describe_count(finished) if finished and is_pair else None,
+        counts=count_all(finished, arms) if finished else {},
+        num_scores=len(scores),
+        num_missing=len(finished.unavailable) if finished else 0,
         rows=[_make_row(judging, name, comparison, limit) for name in judging.judges.names],
         check=_make_check(comparison, arms),
         disagreement=find_disagreement(finished) if finished else "",
+        unread=find_unread(judging, comparison) if comparison else "",
         note=NOTES[judging.weights],
         seconds=finished.scoring_seconds if finished and finished.scores else None,
     )
 
 
-def _describe_count(comparison: Comparison) -> dict[str, int] | None:
-    """Golden's wins, of how many scores, and how many judges are unavailable; None without scores."""
-    if not comparison.scores:
-        return None
-    return {
-        "wins": count_wins(comparison.scores),
-        "scores": len(comparison.scores),
-        "missing": len(comparison.unavailable),
-    }
+def count_all(comparison: Comparison, arms: Sequence[str]) -> dict[str, int]:
+    """By the short name of each arm but the first of a pair, how many judges prefer it; nothing for one image."""
+    if len(arms) < 2 or not comparison.scores:
+        return {}
+    counted = arms[1:] if len(arms) == 2 else arms
+    return {describe_arm(arm).short: count_wins(comparison.scores, arm) for arm in counted}
+
+
+def find_unread(judging: Judging, comparison: Comparison) -> str:
+    """A sentence if the prompt asks for what no judge of the set can see, else nothing."""
+    asked = {name for verdict in comparison.verdicts.values() for name, _ in verdict.attributes}
+    return UNREAD.get(judging.weights, "") if asked & set(POSITIONS) else ""
 
 
 def _make_row(judging: Judging, judge: str, comparison: Comparison | None, limit: float | None) -> dict[str, Any]:
@@ -199,12 +209,20 @@ def _make_row(judging: Judging, judge: str, comparison: Comparison | None, limit
     by_arm = comparison.scores.get(judge) if comparison else None
     return {
         "judge": judge,
-        "unit": JUDGES[judge].unit if judge in JUDGES else "",
+        "help": explain_judge(judge, judging.weights),
         "unavailable": comparison.unavailable.get(judge) if comparison else None,
         "shown": format_score(judge, by_arm) if by_arm is not None else None,
         "winner": find_preferred(judge, by_arm) if by_arm is not None else None,
         "bar": _make_bar(judging, judge, by_arm, limit) if by_arm is not None and limit else None,
     }
+
+
+def explain_judge(judge: str, weights: str) -> str:
+    """What a judge's score is, what it reads, and what it cannot see, as measured on the embedded judges alone."""
+    known = JUDGES[judge]
+    verb = "cannot see" if weights == "embedded" else "may miss"
+    blind_to = f" It {verb} {known.misses}." if known.misses else ""
+    return f"Unit: {known.unit}. Higher is better. It reads {known.reads}.{blind_to}"
 
 
 def _make_check(comparison: Comparison | None, arms: Sequence[str]) -> dict[str, Any] | None:
@@ -213,7 +231,7 @@ def _make_check(comparison: Comparison | None, arms: Sequence[str]) -> dict[str,
     if not set(arms) <= set(verdicts):
         return None
     num_right = {arm: sum(ok for _, ok in verdicts[arm].attributes) for arm in arms}
-    change = num_right["npnet"] - num_right["standard"] if len(arms) == 2 else 0
+    change = num_right[arms[1]] - num_right[arms[0]] if len(arms) == 2 else 0
     return {
         "correct": {arm: verdicts[arm].correct for arm in arms},
         "held": {arm: f"{num_right[arm]}/{len(verdicts[arm].attributes)}" for arm in arms},
@@ -222,14 +240,15 @@ def _make_check(comparison: Comparison | None, arms: Sequence[str]) -> dict[str,
     }
 
 
-# --- the chart: in every judge's row a bar from the middle, golden to the right, standard to the left ---------------
+# --- the chart: in every judge's row a bar from the middle, to the right if the second image is better ----------------
 
 
 def _in_spreads(judging: Judging, judge: str, by_arm: Mapping[str, float]) -> float | None:
-    """Golden minus standard in the judge's standard deviations; of MPS its raw scores, which have one."""
-    if judge not in judging.spreads or not {"standard", "npnet"} <= set(by_arm):
+    """Of a pair, the second minus the first in the judge's standard deviations; of MPS its raw scores."""
+    if judge not in judging.spreads or len(by_arm) != 2:
         return None
-    return (by_arm["npnet"] - by_arm["standard"]) / judging.spreads[judge]
+    first, second = by_arm.values()
+    return (second - first) / judging.spreads[judge]
 
 
 def _chart_limit(judging: Judging, scores: Mapping[str, Mapping[str, float]]) -> float:
@@ -243,7 +262,8 @@ def _make_bar(judging: Judging, judge: str, by_arm: Mapping[str, float], limit: 
     if change is None:
         return None
     width = 50 * min(1.0, abs(change) / limit)
-    arm, left = ("npnet", 50.0) if change >= 0 else ("standard", 50 - width)
+    first, second = by_arm
+    arm, left = (second, 50.0) if change >= 0 else (first, 50 - width)
     size = f"{change:+.2f}"
     visible = size[1:] != "0.00"
     return {

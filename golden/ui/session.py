@@ -1,28 +1,35 @@
-"""What one person did in one session: comparisons made and votes given; searched, counted, written to CSV and ZIP."""
+"""The comparisons of one person: kept, also by the browser between visits; searched, written to CSV and ZIP."""
 
+import base64
+import binascii
 import csv
 import io
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from PIL import Image
-from scipy.stats import binomtest
+from PIL import Image, UnidentifiedImageError
 
+from ..arms import ARMS
 from ..compare import Comparison
-from ..drawing import to_png
+from ..drawing import side_by_side, to_png
+from ..errors import InvalidInput
 from ..models import ModelSpec
 from ..request import CompareRequest
-from ..settings import NAMES, describe, label_images
+from ..settings import NAMES, describe, from_dict, label_images
+from .naming import name_image
 from .scoreboard import describe_scores
 
 MAX_RECORDS = 200
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_SEARCH_WORDS = 20
-VOTES = ("left", "right", "tie", "both bad")
+MAX_TIME_CHARS = 40
+MAX_KEPT = 100  # comparisons that the browser keeps, of which a page of its storage holds some 5 MB
+MAX_THUMBNAIL_BYTES = 12_000
+THUMBNAIL_SIDE = 96  # pixels of a kept image
 
 
 def now() -> str:
@@ -32,13 +39,17 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished comparison in the history: PNG bytes by arm, and everything else as `described` for JSON."""
+    """A finished comparison in the history: PNG bytes by arm, and everything else as `described` for JSON.
+
+    One from an earlier visit has no images but a `thumbnail`, the bytes of a WebP file; opening it makes them again.
+    """
 
     number: int
     created: str
     request: CompareRequest
-    described: dict[str, Any]
-    images: dict[str, bytes]
+    described: dict[str, Any] = field(hash=False)  # gradio hashes what it keeps to see whether it has changed
+    images: dict[str, bytes] = field(hash=False)
+    thumbnail: bytes = b""
 
     @property
     def num_bytes(self) -> int:
@@ -85,8 +96,9 @@ def records_to_csv(records: Iterable[Record]) -> str:
         row: dict[str, Any] = {"number": record.number, "created": record.created}
         row |= {name: getattr(record.request, name) for name in NAMES}
         for arm, verdict in record.described["verdicts"].items():
-            row |= {f"{arm}_correct": verdict["correct"], f"{arm}_reasons": "; ".join(verdict["reasons"])}
-        row |= {name: record.described[name] for name in ("npnet_seconds", "total_seconds", "overhead")}
+            row |= {f"{arm}_correct": verdict["correct"], f"{arm}_reasons": "; ".join(verdict.get("reasons", ()))}
+        times = ("npnet_seconds", "total_seconds", "overhead")
+        row |= {name: record.described[name] for name in times if name in record.described}
         rows.append(row | _score_cells(record.described))
     return write_csv(rows)
 
@@ -102,13 +114,16 @@ def _score_cells(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def records_to_zip(records: Sequence[Record]) -> bytes:
-    """`comparisons.csv`, and for each comparison its images (PNG with their settings inside) and its JSON."""
+    """`comparisons.csv`, and for each comparison its images (PNG with their settings inside) and its JSON.
+
+    Comparisons of earlier visits have no images here.
+    """
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("comparisons.csv", records_to_csv(records))
         for record in records:
             for arm, png in record.images.items():
-                archive.writestr(f"{record.number:04d}_{arm}.png", png)
+                archive.writestr(f"{record.number:04d}-{name_image(record.request, arm)}", png)
             archive.writestr(f"{record.number:04d}.json", json.dumps(record.described, indent=2, ensure_ascii=False))
     return data.getvalue()
 
@@ -125,47 +140,72 @@ def write_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _defuse(value: Any) -> Any:
+    if isinstance(value, tuple):  # arms
+        return " ".join(value)
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-# --- votes -----------------------------------------------------------------------------------------------------------
+# --- from one visit to the next --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Vote:
-    """A vote on two unlabelled images; `winner` is the preferred arm, or "tie" or "both bad"."""
-
-    created: str
-    request: CompareRequest
-    left_arm: str
-    vote: str
-    winner: str
+def draw_thumbnail(record: Record) -> Image.Image:
+    """The images of a record beside each other, small."""
+    if not record.images:
+        return Image.open(io.BytesIO(record.thumbnail), formats=["WEBP"]).convert("RGB")
+    return side_by_side([open_png(png) for png in record.images.values()], 160)
 
 
-def cast_vote(request: CompareRequest, arms: tuple[str, str], vote: str) -> Vote:
-    """A vote on the images of `arms`, (left, right)."""
-    winner = {"left": arms[0], "right": arms[1]}.get(vote, vote)
-    return Vote(now(), request, arms[0], vote, winner)
+def record_to_json(record: Record) -> dict[str, Any]:
+    """What the browser keeps of a comparison, plain JSON: how to make it again, and how it turned out."""
+    data = io.BytesIO()
+    side_by_side([open_png(png) for png in record.images.values()], THUMBNAIL_SIDE).save(data, "WEBP", quality=70)
+    return {
+        "created": record.created,
+        "settings": record.described["settings"],
+        "arms": list(record.request.arms),
+        "correct": {arm: verdict["correct"] for arm, verdict in record.described["verdicts"].items()},
+        "thumbnail": base64.b64encode(data.getvalue()).decode(),
+    }
 
 
-def votes_to_csv(votes: Iterable[Vote]) -> str:
-    """One row per vote."""
-    return write_csv(
-        [
-            {"created": vote.created}
-            | {name: getattr(vote.request, name) for name in NAMES}
-            | {"left_arm": vote.left_arm, "vote": vote.vote, "winner": vote.winner}
-            for vote in votes
-        ]
-    )
+def records_from_json(kept: Any, spec: ModelSpec) -> list[Record]:
+    """The comparisons that a browser kept, the oldest first, from what it sent, which may be anything.
 
-
-def win_rate(num_wins: int, num_decided: int) -> tuple[float, float, float]:
-    """(share, low, high): wins among decided votes, with Wilson's 95 % interval, which holds for few votes, too.
-
-    Without a vote the share is unknown: 0.5 with the interval from 0 to 1.
+    What is no comparison, or one of another model, is left out.
     """
-    if not num_decided:
-        return 0.5, 0.0, 1.0
-    low, high = binomtest(num_wins, num_decided).proportion_ci(method="wilson")
-    return num_wins / num_decided, float(low), float(high)
+    entries = kept[-MAX_KEPT:] if isinstance(kept, list) else []
+    found = [record for entry in entries if (record := _read_record(entry, spec))]
+    return [replace(record, number=number) for number, record in enumerate(found, start=1)]
+
+
+def _read_record(entry: Any, spec: ModelSpec) -> Record | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("settings"), dict):
+        return None
+    arms, correct, created = entry.get("arms"), entry.get("correct"), entry.get("created")
+    if not isinstance(arms, list) or not arms or not all(isinstance(arm, str) and arm in ARMS for arm in arms):
+        return None
+    thumbnail = _read_thumbnail(entry.get("thumbnail"))
+    if not isinstance(correct, dict) or not isinstance(created, str) or thumbnail is None:
+        return None
+    try:
+        request = replace(from_dict(entry["settings"], spec), arms=tuple(dict.fromkeys(arms)))
+    except InvalidInput:
+        return None
+    verdicts = {arm: {"correct": correct[arm]} for arm in request.arms if isinstance(correct.get(arm), bool)}
+    described = {"settings": entry["settings"], "verdicts": verdicts}
+    return Record(0, created[:MAX_TIME_CHARS], request, described, {}, thumbnail)
+
+
+def _read_thumbnail(text: Any) -> bytes | None:
+    """The bytes of a small WebP file, given in base64; None for anything else."""
+    if not isinstance(text, str) or len(text) > MAX_THUMBNAIL_BYTES * 4 / 3:
+        return None
+    try:
+        data = base64.b64decode(text, validate=True)
+        with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+            if image.height > THUMBNAIL_SIDE or image.width > 8 * THUMBNAIL_SIDE:
+                return None
+            image.load()
+    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return None
+    return data

@@ -28,7 +28,7 @@ from tests.drills.pages import find_chromium
 from tests.drills.serving import ROOT, ask, report
 
 NAN, INF = float("nan"), float("inf")
-GOOD = ("a red circle", 0, 1, 5.5, "ddim", 1.0, None, None, None)
+GOOD = ("a red circle", 0, 1, 5.5, "ddim", 1.0, None, None, ["standard", "npnet"], None)
 ODD = (NAN, INF, -INF, True, False, None, "", "x", "1", [], [1], {}, {"a": 1}, 10**400, [[[]]], "\ud800")
 WRONG_PROMPTS = (
     "x" * 5_000_000,
@@ -47,6 +47,7 @@ WRONG_GUIDANCE = (0, 0.99, 30.01, -5.5, 1e308, 2**40, "5.5")
 WRONG_SAMPLERS = ("euler_z", "DDIM", "__class__", "../ddim", "os.system", 7, 1.5)
 WRONG_STRENGTHS = (-0.1, 3.01, 99, 1e308, 2**40, "1")
 WRONG_SIDES = (0, -8, 7, 129, 4000, 64.5, 2**40, "64")
+WRONG_ARMS = ("npnet", ["gold"], ["npnet", "npnet"], ["standard", None], [["npnet"]], ["norm"] * 5, {"0": "npnet"})
 WRONG_CONTROLS = (
     7, "/etc/passwd", "data:image/png;base64,AAAA", "http://127.0.0.1:1/x.png", {"path": "/etc/passwd"}, {"path": 7},
     {"path": None, "url": "file:///etc/passwd"}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
@@ -54,7 +55,7 @@ WRONG_CONTROLS = (
 )  # fmt: skip
 BAD_BODIES = (
     b"", b"{", b"[]", b"null", b"NaN", b"\xff\xfe", b'"data"', b"3", b"{}", b'{"data": 3}', b'{"data": null}',
-    b'{"data": {}}', b'{"data": []}', b'{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}',
+    b'{"data": {}}', b'{"data": []}', b'{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}',
     b'{"data": ["a red circle", 0, 1, 5.5]', b"[" * 100_000,
     b'{"data":' * 5_000, b'{"data": ["' + b"A" * 5_000_000 + b'"]}', b"<xml/>", b"\x00" * 1000,
 )  # fmt: skip
@@ -98,9 +99,9 @@ def count_calls(model: Model) -> Iterator[list[None]]:
 def make_malformed() -> list[tuple]:
     """Requests of which one value, or two, is not allowed."""
     wrong = (WRONG_PROMPTS, WRONG_SEEDS, WRONG_STEPS, WRONG_GUIDANCE, WRONG_SAMPLERS, WRONG_STRENGTHS)
-    optional = (WRONG_SIDES, WRONG_SIDES, WRONG_CONTROLS)
     without_none = tuple(value for value in ODD if value is not None)
-    choices = [(*ODD, *values) for values in wrong] + [(*without_none, *values) for values in optional]
+    choices = [(*ODD, *values) for values in wrong] + [(*without_none, *WRONG_SIDES)] * 2
+    choices += [(*ODD, *WRONG_ARMS), (*without_none, *WRONG_CONTROLS)]
     ones = [(*GOOD[:at], value, *GOOD[at + 1 :]) for at, values in enumerate(choices) for value in values]
     pairs = [
         (GOOD[0], seed, steps, GOOD[3], sampler, strength, *GOOD[6:])

@@ -103,7 +103,7 @@ def leave_mid_run(url: str) -> None:
         event_id = send(client, url, list(LONG_DATA)).json()["event_id"]
         with client.stream("GET", f"{url}gradio_api/call/compare/{event_id}") as stream:
             for line in stream.iter_lines():
-                if line.startswith("data: ") and json.loads(line.removeprefix("data: "))[2].get("step", 0) >= 3:
+                if line.startswith("data: ") and json.loads(line.removeprefix("data: "))[-1].get("step", 0) >= 3:
                     return
     raise GoldenError("The long comparison ended before its client could leave.")
 

@@ -38,12 +38,14 @@ def compare(page, prompt: str = PROMPT, seed: int = 3, steps: int = 3) -> None:
 
 
 def wait_done(page, prompt: str, seed: int) -> None:
-    """Wait for a comparison to finish: its link is then in the address, and its time in the status line."""
+    """Wait for a comparison to finish: its link is in the address, its time in the status line, its images loaded."""
     page.wait_for_function(
         """([prompt, seed]) => {
             const query = new URLSearchParams(location.search);
-            const said = document.querySelector("#status").textContent;
-            return query.get("prompt") === prompt && query.get("seed") === seed && / in [0-9.]+ s[.]/.test(said);
+            const said = document.querySelector("#status")?.textContent || "";
+            const images = Array.from(document.querySelectorAll("#images .frame img"));
+            return query.get("prompt") === prompt && query.get("seed") === seed && / in [0-9.]+ s[.]/.test(said)
+                && images.every((image) => image.complete && image.naturalWidth);
         }""",
         arg=[prompt, str(seed)],
     )

@@ -28,8 +28,8 @@ def sample_held_out(num_per_category: int, seed: int = SEED) -> list[str]:
 
 
 @torch.inference_mode()
-def count_right(pipeline: Any, captions: list[str], seed: int = SEED) -> dict[str, Any]:
-    """Generate one image of each caption, by DDIM, and check it.
+def count_right(pipeline: Any, captions: list[str], seed: int = SEED, sampling: Sampling | None = None) -> dict:
+    """Generate one image of each caption, with SAMPLING unless another is given, and check it.
 
     Returns: the figures of `summarise`.
     """
@@ -40,7 +40,7 @@ def count_right(pipeline: Any, captions: list[str], seed: int = SEED) -> dict[st
         seeds = [seed + start + index for index in range(len(batch))]
         noise = source_noise(seeds, latent_shape(pipeline))
         with torch.autocast(pipeline._execution_device.type, torch.bfloat16):
-            images = sample_images(model, noise, encode_anew(pipeline, batch), seeds, SAMPLING)
+            images = sample_images(model, noise, encode_anew(pipeline, batch), seeds, sampling or SAMPLING)
         verdicts += [check_image(caption, image) for caption, image in zip(batch, images, strict=True)]
     return summarise(captions, verdicts)
 

@@ -10,6 +10,8 @@ last run decay it to 0:
     python train/shapes/train_unet.py --num-steps 30000
     python train/shapes/train_unet.py --num-steps 60000 --decay-steps 6000
 
+On a CPU, workers of one thread each are faster than one of several: torchrun --nproc-per-node 2 train/shapes/...
+
 SDXL's noise schedule and epsilon prediction. Timesteps are drawn more often where the layout of an image is decided
 (high noise), which an even draw leaves to a small part of the loss.
 """
@@ -29,13 +31,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import trange
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from golden.errors import ArgumentParser, MissingWeights, run_command
+from golden.errors import ArgumentParser, run_command
 from golden.files import atomic_path, write_bytes
 from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
 from golden.shapes import parse_caption, render, sample_scene, training_captions
+from train.shapes import denoisers
+from train.shapes.denoisers import (
+    MAX_FILE_SIZE,
+    UNCONDITIONAL_SHARE,
+    DenoiserOptions,
+    draw_latents,
+    load_cache,
+    load_captions,
+    tidy_folder,
+)
 from train.shapes.evaluation import count_right, sample_held_out
-from train.shapes.training import MODEL_FOLDER, RUNS, SCHEDULES, TrainingPlan, load_averaged, rng_for, train
+from train.shapes.training import MODEL_FOLDER, load_averaged, rng_for, train
+from train.workers import join_workers, own_share
 
 CONFIG = dict(
     sample_size=16,
@@ -44,10 +57,10 @@ CONFIG = dict(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
     mid_block_type="UNetMidBlock2DCrossAttn",
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(64, 160),
+    block_out_channels=(64, 128),
     layers_per_block=1,
     transformer_layers_per_block=1,
-    attention_head_dim=(2, 5),  # diffusers' name for the number of heads
+    attention_head_dim=(2, 4),  # diffusers' name for the number of heads
     cross_attention_dim=256,
     use_linear_projection=True,
     addition_embed_type="text_time",
@@ -64,43 +77,16 @@ SCHEDULER: dict[str, Any] = dict(  # stabilityai/stable-diffusion-xl-base-1.0, s
     steps_offset=1,
     interpolation_type="linear",
 )
-MAX_FILE_SIZE = "9MB"
-UNCONDITIONAL_SHARE = 0.1
-CACHE = RUNS / "latents"
 
 
 @dataclass(frozen=True)
-class UNetOptions:
+class UNetOptions(DenoiserOptions):
     """What to do, and how long to train."""
 
     cache: bool = flag(False, "render and encode the images of the training set and stop")
-    states: bool = flag(False, "encode the captions of the training set and stop")
-    assemble: bool = flag(False, "write the pipeline from the last checkpoint and stop")
     start: Path | None = flag(None, "a UNet's folder to continue from, with a new optimizer", spelling="--from")
-    compile: bool = flag(False, "torch.compile the UNet (needs a C++ compiler)")
     num_captions: int = flag(25000, "captions in the cached training set")
     images_per_caption: int = flag(2, "rendered images of each of them")
-    num_steps: int = flag(60000, "training steps in all, those of earlier runs included")
-    schedule: str = flag("constant", "learning rate after the warm-up", choices=tuple(SCHEDULES))
-    decay_steps: int = flag(0, "of a constant schedule, the last steps, over which it decays to 0")
-    batch_size: int = flag(64, "latents per step")
-    learning_rate: float = flag(1e-3, "highest learning rate")
-    seed: int = flag(3, "seed of the weights, of the training set and of every batch")
-    evaluate_every: int = flag(
-        2500, "generate and check images of held-out captions after so many steps (0: at the end)"
-    )
-    num_evaluated: int = flag(20, "captions of each category in such an evaluation")
-
-    def plan(self) -> TrainingPlan:
-        return TrainingPlan(
-            self.num_steps,
-            self.learning_rate,
-            num_warmup=300,
-            schedule=self.schedule,
-            decay_steps=self.decay_steps,
-            weight_decay=0.01,
-            evaluate_every=self.evaluate_every,
-        )
 
 
 # --- the pipeline folder ----------------------------------------------------------------------------------------------
@@ -124,13 +110,7 @@ def make_pipeline(unet: UNet2DConditionModel, dtype: torch.dtype) -> StableDiffu
 def save_pipeline(unet: UNet2DConditionModel) -> None:
     """Write the folder that `StableDiffusionXLPipeline.from_pretrained` loads, in half precision."""
     make_pipeline(unet, torch.float16).save_pretrained(MODEL_FOLDER, max_shard_size=MAX_FILE_SIZE)
-    for name in ("text_encoder", "text_encoder_2"):
-        # Or a plain from_pretrained would load these alone in half precision, and fail beside a UNet in full.
-        config = MODEL_FOLDER / name / "config.json"
-        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    config = MODEL_FOLDER / "vae" / "config.json"  # diffusers notes where it was loaded from
-    kept = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-    config.write_text(json.dumps(kept, indent=2) + "\n")
+    tidy_folder(MODEL_FOLDER)
 
 
 # --- the cached training set ------------------------------------------------------------------------------------------
@@ -166,33 +146,16 @@ def make_cache(options: UNetOptions) -> None:
             posterior = vae.encode(images_to_pixels(images)).latent_dist
         sample = posterior.mode().float() * vae.config.scaling_factor
         latents.append(sample.half().unflatten(0, (-1, options.images_per_caption)))
-    with atomic_path(CACHE / "latents.pt") as temporary:
+    with atomic_path(denoisers.CACHE / "latents.pt") as temporary:
         torch.save({"latents": torch.cat(latents)}, temporary)
-    write_bytes(CACHE / "captions.json", json.dumps(captions).encode())
+    write_bytes(denoisers.CACHE / "captions.json", json.dumps(captions).encode())
 
 
 def make_states() -> None:
     """Encode the captions of the cached training set. Raises: MissingWeights if there is none."""
-    states, pooled = encode_captions(json.loads(find_cached("captions.json", "--cache").read_text()))
-    with atomic_path(CACHE / "states.pt") as temporary:
+    states, pooled = encode_captions(load_captions())
+    with atomic_path(denoisers.CACHE / "states.pt") as temporary:
         torch.save({"states": states, "pooled": pooled}, temporary)
-
-
-def find_cached(name: str, option: str) -> Path:
-    """A file of the cached training set. Raises: MissingWeights naming the option that makes it."""
-    path = CACHE / name
-    if not path.exists():
-        raise MissingWeights(f"There is no {path}: make it with {option}.")
-    return path
-
-
-def load_cache() -> dict[str, Tensor]:
-    """ "latents" (N, images per caption, 4, 16, 16), "states" (N, tokens, 256) and "pooled" (N, 160).
-
-    Raises: MissingWeights if it was not made.
-    """
-    parts = find_cached("latents.pt", "--cache"), find_cached("states.pt", "--states")
-    return {name: value for path in parts for name, value in torch.load(path, weights_only=True, mmap=True).items()}
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -211,18 +174,17 @@ def make_loss(
     """The loss of a step: squared error of the predicted noise."""
     betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, 1000) ** 2
     signal = (1 - betas).cumprod(0)
-    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(batch_size, -1)
+    share = own_share(batch_size)
+    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(share.stop - share.start, -1)
 
     def compute_loss(step: int) -> Tensor:
         rng = rng_for(seed, step + 1)
-        rows = torch.from_numpy(rng.integers(0, len(data["states"]), batch_size))
-        images = torch.from_numpy(rng.integers(0, data["latents"].shape[1], batch_size))
-        latents = data["latents"][rows, images].float()
-        keep = torch.from_numpy(rng.random(batch_size) >= UNCONDITIONAL_SHARE).float()
+        rows, latents = draw_latents(data, rng, batch_size, share)
+        keep = torch.from_numpy(rng.random(batch_size) >= UNCONDITIONAL_SHARE).float()[share]
         states = data["states"][rows].float() * keep[:, None, None]
         pooled = data["pooled"][rows].float() * keep[:, None]
-        timesteps = sample_timesteps(rng, batch_size)
-        noise = torch.randn_like(latents)
+        timesteps = sample_timesteps(rng, batch_size)[share]
+        noise = torch.randn(batch_size, *latents.shape[1:])[share]
         alpha = signal[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         conditions = {"text_embeds": pooled, "time_ids": time_ids}
@@ -247,7 +209,7 @@ def train_unet(options: UNetOptions) -> UNet2DConditionModel:
     def evaluate(ema: Any, step: int) -> dict:
         return count_right(make_pipeline(ema, torch.float32), captions)
 
-    compute_loss = make_loss(predict, load_cache(), options.seed, options.batch_size)
+    compute_loss = make_loss(predict, load_cache("states.pt", "--states"), options.seed, options.batch_size)
     return train("unet", unet, compute_loss, options.plan(), evaluate)
 
 
@@ -262,7 +224,9 @@ def main(argv: list[str] | None = None) -> None:
     elif options.assemble:
         save_pipeline(load_averaged("unet", UNet2DConditionModel(**CONFIG)))
     else:
-        save_pipeline(train_unet(options))
+        unet = train_unet(options)
+        if join_workers() == 0:
+            save_pipeline(unet)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from golden.errors import InvalidInput
 from golden.files import ASSETS, atomic_path
+from train.workers import average_gradients, join_workers
 
 MODEL_FOLDER = Path(os.environ.get("SHAPES_MODEL", ASSETS / "shapes" / "model"))
 """The pipeline in training, as `diffusers` saves one: the embedded one, or what SHAPES_MODEL names beside it."""
@@ -95,9 +96,11 @@ def train(
     """Train with AdamW; resume from runs/<name>/checkpoint.pt if there is one.
 
     `compute_loss(step)` returns the loss of that step's batch. `evaluate(ema_model, step)` returns figures for the log,
-    runs/<name>/log.jsonl. Returns the exponential moving average of the model, in eval mode.
+    runs/<name>/log.jsonl. Under torchrun every worker computes the loss of its share of a batch (`own_share`), and the
+    first one saves and evaluates. Returns the exponential moving average of the model, in eval mode.
     """
     folder = RUNS / name
+    rank = join_workers()
     ema = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(plan.ema_decay)
     )
@@ -112,12 +115,15 @@ def train(
         loss = compute_loss(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         ema.update_parameters(model)
         losses.append(loss.item())
         done = step + 1
+        if rank > 0:
+            continue
         evaluate_now = evaluate is not None and _is_due(done, plan.evaluate_every, plan.num_steps)
         if evaluate_now or _is_due(done, plan.save_every, plan.num_steps):
             _save(folder / "checkpoint.pt", done, state)

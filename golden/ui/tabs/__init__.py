@@ -11,6 +11,8 @@ import gradio as gr
 
 from ...model import Model
 from ..controls import Controls
+from ..memory import Memory
+from ..opening import Opening
 from ..scoreboard import Judging
 from ..watch import Watch
 
@@ -29,8 +31,11 @@ class Page:
         records: a state with the comparisons of this session, a list of session.Record.
         tabs: all tabs, to switch between them.
         watch, watch_judged: comparisons without and with scores.
+        link: the settings as JSON that the address names.
+        memory: what the browser keeps between visits.
         suites: what the Benchmark tab runs, None for nothing.
         runs: folder of finished benchmarks, None for none.
+        opening: the comparison on show when the page opens, None for none.
     """
 
     blocks: gr.Blocks
@@ -41,8 +46,11 @@ class Page:
     tabs: gr.Tabs
     watch: Watch
     watch_judged: Watch
+    link: gr.Textbox
+    memory: Memory
     suites: "Suites | None" = None
     runs: Path | None = None
+    opening: Opening | None = None
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,11 @@ from typing import Any
 
 import gradio as gr
 
+from ...arms import ARMS
 from ...files import ASSETS
+from ...judges import JUDGES
 from ...models import MODELS, ModelSpec
+from ..arms import describe_arm
 from ..html import render
 from . import Page, Tab
 
@@ -17,7 +20,12 @@ def build(page: Page, tab: gr.Tab) -> None:
 
 def show_about(specs: list[ModelSpec], loaded: str) -> str:
     """The tab's HTML; `loaded` is the name of the model that runs."""
-    return render("about", cards=[describe_model(spec) | {"loaded": spec.name == loaded} for spec in specs])
+    return render(
+        "about",
+        cards=[describe_model(spec) | {"loaded": spec.name == loaded} for spec in specs],
+        judges=list(JUDGES.values()),
+        arms=[describe_arm(name) for name in ARMS],
+    )
 
 
 def describe_model(spec: ModelSpec) -> dict[str, Any]:

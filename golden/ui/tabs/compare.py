@@ -1,7 +1,7 @@
 """The Compare tab: one prompt and seed from standard and from golden noise, beside each other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, no_type_check
 
@@ -9,16 +9,24 @@ import gradio as gr
 
 from ...compare import Checked, Comparison, Event, Progress, Rendered, Scored
 from ...errors import GoldenError
+from ...models import ModelSpec
 from ...request import CompareRequest, validate
 from ...settings import default_request, from_json, from_png, from_query, read_control, to_json
+from ...sizes import describe_sizes, say_unchecked
 from .. import session
-from ..controls import Controls
+from ..arms import describe_arm, label_arms
+from ..composer import build_composer
+from ..controls import KEYS, Controls
 from ..fields import SETTINGS
+from ..flow import show_flow
+from ..glossary import LABELS
+from ..html import render
+from ..known import find_known
+from ..opening import Opening
 from ..pieces import (
     PAGE,
     connect_stop,
     draw_seed,
-    list_arms,
     make_image,
     show_error,
     show_hint,
@@ -26,14 +34,11 @@ from ..pieces import (
     show_scoring,
     show_status,
 )
-from ..scoreboard import count_wins
+from ..scoreboard import count_all
 from ..stage import Stage, build_stage
 from . import Page, Tab
 
-SIZE_POLICY = (
-    "In pixels, at most twice the native size; leave empty for the native size. NPNet works at the native size: it "
-    "sees larger noise in overlapping windows, smaller noise with a margin around it. Noise is never resized."
-)
+LOCKED = "The seed is locked: untick Lock to draw another."
 IMAGE_TYPES = [".png", ".jpg", ".jpeg", ".webp"]
 
 
@@ -49,9 +54,12 @@ class Share:
 
 def build(page: Page, tab: gr.Tab) -> None:
     controls = page.controls
+    gr.HTML(render("intro", known=find_known(page.model), labels=LABELS | label_arms(page.model)), elem_id="intro")
+    flow = gr.HTML(show_flow(None), elem_id="how")
     with gr.Row(elem_id="bench"):
         with gr.Column(elem_id="ask"):
             controls.place("ask")
+            build_composer(controls)
             with gr.Row(elem_id="go"):
                 start = gr.Button("Compare", variant="primary", elem_id="compare_button")
                 stop = gr.Button("Stop", variant="stop", elem_id="stop_button")
@@ -60,14 +68,16 @@ def build(page: Page, tab: gr.Tab) -> None:
             build_uploads(page)
         with gr.Column(elem_id="settings"):
             share = build_settings(controls)
-        stage = build_stage(page.model, controls, page.judging)
+        stage = build_stage(page.model, controls, page.judging, flow)
     connect_run(page, stage, share.text, start, stop)
     connect_openers(page, stage, share)
 
-    def roll() -> dict:
+    def roll(locked: Any) -> dict:
+        if locked:
+            return {controls.status: show_status(LOCKED)}
         return {controls["seed"]: draw_seed()} | controls.run_again()
 
-    reroll.click(roll, None, [controls["seed"], controls.opened], **PAGE)
+    reroll.click(roll, [controls.lock], [controls["seed"], controls.opened, controls.status], **PAGE)
 
 
 def build_settings(controls: Controls) -> Share:
@@ -78,7 +88,7 @@ def build_settings(controls: Controls) -> Share:
     with gr.Accordion("Size", open=False, elem_id="size"):
         with gr.Row(elem_id="sides"):
             controls.place("size")
-        gr.HTML(show_hint(SIZE_POLICY))
+        gr.HTML(show_hint(describe_sizes(controls.model.spec, controls.model.pipeline)))
     with gr.Accordion("Share and restore", open=False, elem_id="share"):
         copy_link = gr.Button("Copy link", size="sm", elem_id="copy_link")
         restore = gr.UploadButton(
@@ -120,34 +130,40 @@ def _take_image(controls: Controls, name: str, data: Any) -> dict:
 class RunUpdates:
     """The updates of the tab for the events of one comparison."""
 
-    def __init__(self, page: Page, stage: Stage, text: gr.Textbox, records: list[session.Record]) -> None:
-        self.page, self.stage, self.text, self.records = page, stage, text, records
-        self.status = page.controls.status
+    def __init__(self, page: Page, stage: Stage, text: gr.Textbox, request: CompareRequest, records: list) -> None:
+        self.page, self.stage, self.text = page, stage, text
+        self.arms, self.records = request.arms, records
+        self.status, self.laid_out = page.controls.status, False
 
     def show(self, event: Event) -> dict:
         if isinstance(event, Progress):
             return self._show_previews(event) | {self.status: show_progress(event)}
         if isinstance(event, Rendered):
-            images = self.stage.show_images(event.images["standard"], event.images.get("npnet"))
-            return self.stage.clear_words() | images
+            return self._lay_out() | self.stage.show_images(list(event.images.values()))
         if isinstance(event, Scored):
             scoring = show_scoring(event.comparison, self.page.judging.judges)
             return self.stage.show_scores(event.comparison) | {self.status: scoring}
         if isinstance(event, Checked):
             scoring = show_scoring(event.comparison, self.page.judging.judges)
             return self._show_outcome(event.comparison) | {self.status: scoring}
-        finished = {self.status: show_status(summarise(event))}
+        model, request = self.page.model, event.request
+        unchecked = say_unchecked(request.height, request.width, model.spec, model.pipeline)
+        finished = {self.status: show_status(f"{summarise(event)} {unchecked}")}
         if self.page.judging.judges is None:
             return self._show_outcome(event) | finished
         # Everything but the last words was shown as it was checked and scored.
         self.records = session.add_scores(self.records, event, self.page.judging.weights)
         return finished | {self.page.records: self.records}
 
-    def _show_previews(self, event: Progress) -> dict:
-        if not event.previews:
+    def _lay_out(self) -> dict:
+        """Places for the arms, once, as the first images arrive: until then those of the comparison before stay."""
+        if self.laid_out:
             return {}
-        images = dict(zip(list_arms(self.page.model), event.previews, strict=True))
-        return self.stage.show_images(images["standard"], images.get("npnet")) | self.stage.clear_words()
+        self.laid_out = True
+        return self.stage.lay_out(self.arms) | self.stage.clear_words(self.arms)
+
+    def _show_previews(self, event: Progress) -> dict:
+        return self._lay_out() | self.stage.show_images(event.previews) if event.previews else {}
 
     def _show_outcome(self, comparison: Comparison) -> dict:
         spec = self.page.model.spec
@@ -157,14 +173,22 @@ class RunUpdates:
 
 
 def summarise(comparison: Comparison) -> str:
-    """One line on the outcome."""
+    """One line on the outcome: the exact check first, then how many judges prefer which image."""
     verdicts, scores, parts = comparison.verdicts, comparison.scores, []
-    if {"standard", "npnet"} <= set(verdicts):
-        standard, golden = ("correct" if verdicts[arm].correct else "incorrect" for arm in ("standard", "npnet"))
-        parts.append(f"standard {standard}, golden {golden}")
-    if scores and len(comparison.images) == 2:
-        parts.append(f"golden won {count_wins(scores)} of {len(scores)} scores")
-    return f"{'; '.join(parts or ['done']).capitalize()}, in {comparison.total_seconds:.1f} s."
+    if len(verdicts) > 2:
+        right = [describe_arm(arm).short for arm, verdict in verdicts.items() if verdict.correct]
+        parts.append(f"correct: {', '.join(right)}" if right else "none is correct")
+    elif verdicts:
+        words = {True: "correct", False: "incorrect"}
+        parts.append(", ".join(f"{describe_arm(arm).short} {words[v.correct]}" for arm, v in verdicts.items()))
+    counts = count_all(comparison, list(comparison.images))
+    if len(comparison.images) == 2:
+        parts += [f"{name} won {wins} of {len(scores)} scores" for name, wins in counts.items()]
+    elif counts:
+        best = max(counts, key=lambda name: counts[name])
+        parts.append(f"{best} won most scores, {counts[best]} of {len(scores)}")
+    text = "; ".join(parts or ["done"])
+    return f"{text[:1].upper()}{text[1:]}, in {comparison.total_seconds:.1f} s."
 
 
 def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, stop: gr.Button) -> None:
@@ -172,14 +196,12 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
 
     @no_type_check  # gradio must see that this is a generator, also in tests that check types
     def run(*values: Any) -> Any:
-        *filled, lock, kept = values
-        request = controls.make_request(filled)
-        if not lock:
-            request = replace(request, seed=draw_seed())
+        *filled, kept = values
         try:
-            request = validate(request, page.model.spec)
-            yield {controls["seed"]: request.seed, controls.status: show_status("Starting …", "running", 0.0)}
-            this = RunUpdates(page, stage, text, kept)
+            request = validate(controls.make_request(filled), page.model.spec)
+            started = {controls["seed"]: request.seed, page.link: to_json(request, page.model.spec)}
+            yield started | {controls.status: show_status("Starting …", "running", 0.0)}
+            this = RunUpdates(page, stage, text, request, kept)
             for event in page.watch_judged(request):
                 yield this.show(event)
         except GoldenError as error:
@@ -188,15 +210,23 @@ def connect_run(page: Page, stage: Stage, text: gr.Textbox, start: gr.Button, st
     running = gr.on(
         [start.click, controls["prompt"].submit, controls.opened.change],  # type: ignore[attr-defined]
         run,
-        [*controls.inputs, controls.lock, page.records],
-        [*stage.outputs, controls["seed"], controls.status, text, page.records],
+        [*controls.inputs, page.records],
+        [*stage.outputs, controls["seed"], controls.status, text, page.link, page.records],
         concurrency_id="compare",
         concurrency_limit=1,
         trigger_mode="always_last",  # an example chosen while another runs is run after it
         **(PAGE | {"show_progress": "minimal", "show_progress_on": [controls.status]}),
     )
-    running.then(None, [text], None, js="(text) => window.golden.setLink(text)", api_visibility="private")
     connect_stop(stop, running, controls.status, "Stopped.")
+
+
+def show_opening(opening: Opening, controls: Controls, stage: Stage, spec: ModelSpec) -> dict:
+    """The comparison that the page opens with, and by which rule it was drawn. The inputs describe it already."""
+    comparison = opening.get()
+    if comparison is None:
+        return {controls.status: show_status(KEYS)}
+    shown = stage.lay_out(comparison.request.arms) | stage.show(comparison, spec)
+    return shown | {stage.rule: show_hint(opening.rule), controls.status: show_status(summarise(comparison))}
 
 
 # --- what fills in a comparison and runs it ---------------------------------------------------------------------------
@@ -214,7 +244,10 @@ def connect_openers(page: Page, stage: Stage, share: Share) -> None:
         return controls.open(request) if request else {controls.status: gr.skip()}
 
     def open_link(request: gr.Request) -> dict:
-        return open_request(from_query, dict(request.query_params))
+        query = dict(request.query_params)
+        if page.opening is not None and "prompt" not in query:
+            return show_opening(page.opening, controls, stage, spec)
+        return open_request(from_query, query)
 
     def open_png(data: Any) -> dict:
         return open_request(from_png, data)
@@ -230,7 +263,7 @@ def connect_openers(page: Page, stage: Stage, share: Share) -> None:
     share.apply.click(open_json, [share.text], controls.opens, **PAGE)
     share.restore.upload(open_png, [share.restore], controls.opens, **(PAGE | {"preprocess": True}))
     share.copy_link.click(None, None, None, js="() => window.golden.copyLink()", api_visibility="private")
-    page.blocks.load(open_link, None, controls.opens, **PAGE)
+    page.blocks.load(open_link, None, [*stage.outputs, *controls.opens], **PAGE)
 
 
 TAB = Tab("Compare", 1, build)

@@ -1,0 +1,55 @@
+"""A run's answer in figures: how many images of each arm are right, and by how much that differs from standard.
+
+`write_report` leaves it in the run's folder as answer.json. A copy beside an embedded model is what the app says of it:
+
+    golden bench --suite main --num-seeds 2 --bf16 --out runs/main && cp runs/main/answer.json assets/shapes/answer.json
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.results import Results
+from eval.summary import RIGHT, mean_of
+from golden.files import write_bytes
+
+FILE = "answer.json"
+
+
+def describe_answer(results: Results) -> dict[str, Any] | None:
+    """By arm the share of right images and its difference to standard with a 95 % interval; None if none was checked.
+
+    Beside them what they hold for: model, prompts, seeds, sampling, hashes of the weights, time and commit. Only arms
+    under standard's own settings are listed.
+    """
+    by_name = {variant.name: variant for variant in results.variants}
+    standard = by_name.get("standard")
+    if RIGHT not in results.metrics or standard is None:
+        return None
+    identity, starts = results.manifest.get("identity", {}), results.manifest.get("starts") or [{}]
+    arms: dict[str, dict[str, Any]] = {"standard": {"right": mean_of(results.rows, "standard", RIGHT).value}}
+    for effect in results.effects:
+        variant = by_name[effect.variant]
+        if effect.metric == RIGHT and effect.baseline == "standard" and variant.sampling == standard.sampling:
+            ends = [effect.difference.value, effect.difference.low, effect.difference.high]
+            arms[variant.name] = {"right": effect.mean, "difference": ends}
+    return {
+        "model": results.model,
+        "prompts": results.prompts,
+        "num_prompts": int(results.rows["prompt_index"].nunique()),
+        "num_seeds": results.num_seeds,
+        "num_inference_steps": standard.num_inference_steps,
+        "guidance_scale": standard.guidance_scale,
+        "sampler": standard.sampler,
+        "npnet": identity.get("npnet"),
+        "weights": identity.get("weights"),
+        "time": starts[-1].get("time"),
+        "commit": starts[-1].get("commit"),
+        "arms": arms,
+    }
+
+
+def write_answer(results: Results, folder: Path) -> None:
+    """Write answer.json, if there is an answer."""
+    if answer := describe_answer(results):
+        write_bytes(folder / FILE, (json.dumps(answer, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,118 @@
+"""Targets by gradient ascent: better for the verifier, collected and trained on as any other kind."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from golden.errors import InvalidInput, MissingWeights
+from golden.models import MODELS
+from golden.noise import source_noise
+from golden.npnet import load_npnet
+from golden.pipelines import encode_anew, latent_shape
+from golden.reward import ASCENDED_AT_ONCE, Reward
+from golden.verifier import make_verifier, save_verifier
+from train.collection import collect_here, open_collection, resolve_settings
+from train.pairs import read_manifest, read_rows, read_shard
+from train.settings import Architecture, CollectionSettings, TrainingSettings
+from train.targets import make_target
+from train.train_npnet import TrainingOptions, run_training
+
+SETTINGS = CollectionSettings(shard_size=4, num_inference_steps=2, targets=("source", "ascent1"), filter="all")
+PROMPTS = ["a star", "a heart", "a red circle", "two blue squares"]
+
+
+@pytest.fixture
+def with_verifier(tiny_embedded_model, tiny_model, tmp_path):
+    """The tiny embedded model with a file of a verifier."""
+    torch.manual_seed(3)
+    save_verifier(tmp_path / "verifier.safetensors", make_verifier(tiny_model.pipeline, hidden=8))
+    spec = replace(MODELS["shapes"], verifier=str(tmp_path / "verifier.safetensors"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "shapes", replace(spec, reward=replace(spec.reward, num_steps=1)))
+        yield tmp_path / "verifier.safetensors"
+
+
+def make(model, name: str, source: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    return make_target(name, model, SETTINGS, source, encode_anew(model.pipeline, prompts))
+
+
+def test_more_steps_of_ascent_please_the_verifier_more_at_the_same_norm(tiny_shapes):
+    source, embeddings = source_noise([1, 2], latent_shape(tiny_shapes.pipeline)), PROMPTS[:2]
+    reward, encoded = Reward(tiny_shapes, tiny_shapes.spec.reward), encode_anew(tiny_shapes.pipeline, embeddings)
+    targets = [source, *(make(tiny_shapes, name, source, embeddings) for name in ("ascent1", "ascent3"))]
+    with torch.no_grad():
+        before, once, thrice = (reward(noise, encoded) for noise in targets)
+    assert (before < once).all()
+    assert (once < thrice).all()
+    norms = [noise.flatten(1).norm(dim=1) for noise in targets]
+    assert torch.allclose(norms[0], norms[2], rtol=1e-5)
+    assert not any(noise.requires_grad for noise in targets)
+
+
+def test_ascent_starts_from_the_norm_that_is_asked_for(tiny_shapes):
+    source = source_noise([1, 2], latent_shape(tiny_shapes.pipeline))
+    smaller = make(tiny_shapes, "ascent1:0.7", source, PROMPTS[:2])
+    assert torch.equal(smaller, make(tiny_shapes, "ascent1", 0.7 * source, PROMPTS[:2]))
+    assert torch.equal(
+        make(tiny_shapes, "ascent", source, PROMPTS[:2]), make(tiny_shapes, "ascent6", source, PROMPTS[:2])
+    )
+
+
+def test_a_row_ascends_alike_in_any_batch(tiny_shapes):
+    num = ASCENDED_AT_ONCE + 2
+    source = source_noise(range(num), latent_shape(tiny_shapes.pipeline))
+    prompts = [PROMPTS[index % 4] for index in range(num)]
+    together = make(tiny_shapes, "ascent1", source, prompts)
+    for row in (0, num - 1):
+        alone = make(tiny_shapes, "ascent1", source[row : row + 1], prompts[row : row + 1])
+        assert torch.allclose(together[row : row + 1], alone, atol=1e-3)
+
+
+def test_ascent_is_collected_recorded_resumed_and_trained_on(with_verifier, tmp_path):
+    folder = tmp_path / "pairs"
+
+    def collect() -> None:
+        collection = open_collection(folder, SETTINGS, None, 8, "cpu")
+        collect_here(collection, lambda shard: None)
+
+    collect()
+    before = read_shard(folder, 1)
+    assert set(read_rows(folder)["target"]) == {"source", "ascent1"}
+    moved = before.target_noise - before.source_noise
+    assert not moved[:4].any()
+    assert (moved[4:].flatten(1).norm(dim=1) > 0.01).all()
+    sources = read_manifest(folder)["sources"]
+    assert len(sources["verifier"]) == 64
+    assert sources["reward"]["num_steps"] == 1
+    for path in folder.glob("shard-00001*"):
+        path.unlink()
+    collect()
+    assert torch.equal(read_shard(folder, 1).target_noise, before.target_noise)
+
+    training = TrainingSettings(filter="all", targets=("ascent1",), num_epochs=1, batch_size=2)
+    architecture = Architecture(singular=False, residual=False, text=False, layout_rank=4)
+    run_training(TrainingOptions(data=folder, out=tmp_path / "npnet", device="cpu"), training, architecture)
+    assert load_npnet(tmp_path / "npnet" / "npnet.safetensors") is not None
+
+
+def test_another_verifier_is_another_data_set(with_verifier, tmp_path, tiny_model):
+    open_collection(tmp_path / "pairs", SETTINGS, None, 4, "cpu")
+    save_verifier(with_verifier, make_verifier(tiny_model.pipeline, hidden=8))
+    with pytest.raises(InvalidInput, match="was collected with verifier="):
+        open_collection(tmp_path / "pairs", SETTINGS, None, 4, "cpu")
+
+
+@pytest.mark.parametrize("target", ["ascent", "ascent12", "ascent2:0.8"])
+def test_ascent_without_a_verifier_is_refused_before_any_work(target, tmp_path, tiny_embedded_model):
+    settings = replace(SETTINGS, targets=("10x1", target))
+    with pytest.raises(MissingWeights, match=r"^There is no verifier for 'shapes': train one"):
+        open_collection(tmp_path / "pairs", settings, None, 4, "cpu")
+    assert not (tmp_path / "pairs").exists()
+    with pytest.raises(MissingWeights, match="There is no verifier at nowhere"):
+        resolve_settings(replace(settings, verifier="nowhere"))
+
+
+def test_names_after_a_valid_one_are_checked_as_well(with_verifier):
+    with pytest.raises(InvalidInput, match="A target is 'source'"):
+        resolve_settings(replace(SETTINGS, targets=("ascent1", "ascentt")))

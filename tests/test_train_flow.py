@@ -1,0 +1,109 @@
+"""The embedded flow model: its training, the padding that costs one token, and its folder."""
+
+import json
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import nn
+
+from golden.errors import MissingWeights
+from golden.files import write_bytes
+from golden.models import Sampling
+from golden.shapes import CATEGORIES
+from train.shapes import denoisers, train_flow, training
+from train.shapes.denoisers import DenoiserOptions
+
+CAPTIONS = ["a red star", "two blue hearts", "a circle left of a square"]
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A transformer of one block, and a cached training set of three captions whose latents are noise."""
+    monkeypatch.setattr(training, "RUNS", tmp_path)
+    monkeypatch.setattr(denoisers, "CACHE", tmp_path / "latents")
+    monkeypatch.setattr(train_flow, "FLOW_FOLDER", tmp_path / "model")
+    monkeypatch.setattr(train_flow, "SAMPLING", Sampling("flow_euler", num_inference_steps=2, guidance_scale=4.0))
+    monkeypatch.setattr(train_flow, "CONFIG", train_flow.CONFIG | {"num_layers": 1})
+    write_bytes(tmp_path / "latents" / "captions.json", json.dumps(CAPTIONS).encode())
+    torch.save({"latents": torch.randn(3, 2, 4, 16, 16).half()}, tmp_path / "latents" / "latents.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_padding", [0, 1, 256])
+def test_one_token_stands_for_any_number_of_zeros(num_padding):
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(**train_flow.CONFIG | {"num_layers": 2}).eval()
+    for parameter in transformer.parameters():
+        if parameter.ndim == 1:  # zeros would hide what the padding does
+            nn.init.normal_(parameter, std=0.3)
+    states, pooled, latents = torch.randn(2, 24, 256), torch.randn(2, 256), torch.randn(2, 4, 16, 16)
+    timesteps = torch.tensor([300.0, 900.0])
+    with torch.no_grad():
+        padded = nn.functional.pad(states, (0, 0, 0, num_padding))
+        expected = transformer(latents, padded, pooled, timesteps, return_dict=False)[0]
+        transformer.set_attn_processor(train_flow.PaddedAttention())
+        mask = train_flow.mask_padding(torch.tensor([num_padding, num_padding]), 64 + 24 + 1)
+        one = nn.functional.pad(states, (0, 0, 0, 1))
+        masked = {"attention_mask": mask}
+        found = transformer(latents, one, pooled, timesteps, return_dict=False, joint_attention_kwargs=masked)[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_flow_trains_on_what_was_cached_and_stock_diffusers_loads_it(small):
+    options = DenoiserOptions(num_steps=2, batch_size=4, num_evaluated=1)
+    with pytest.raises(MissingWeights, match="--states"):
+        train_flow.train_flow(options)
+    train_flow.make_states()
+    transformer = train_flow.train_flow(options)
+    assert not transformer.training
+    (row,) = [json.loads(line) for line in (small / "flow" / "log.jsonl").read_text().splitlines()]
+    assert row["step"] == 2
+    assert set(row["right_by_category"]) == set(CATEGORIES)
+
+    train_flow.save_pipeline(transformer)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        small / "model", text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+    assert type(pipeline.transformer.transformer_blocks[0].attn.processor).__name__ == "JointAttnProcessor2_0"
+    assert max(path.stat().st_size for path in (small / "model").rglob("*")) < 10 * 2**20
+    assert not any("_name_or_path" in path.read_text() for path in (small / "model").rglob("config.json"))
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red star", num_inference_steps=1, output_type="pt").images
+    assert image.shape == (1, 3, 128, 128)
+    assert image.isfinite().all()
+
+
+def test_states_are_those_of_the_pipelines_own_call(small):
+    train_flow.make_states()
+    saved = torch.load(small / "latents" / "flow_states.pt", weights_only=True)
+    pipeline = train_flow.make_pipeline(SD3Transformer2DModel(**train_flow.CONFIG), torch.float32)
+    states, negative, pooled, negative_pooled = pipeline.encode_prompt(CAPTIONS[0], None, None)
+    num_tokens = saved["states"].shape[1]
+    assert torch.allclose(saved["states"][0].float(), states[0, :num_tokens], atol=1e-2)
+    assert torch.allclose(saved["states"][-1].float(), negative[0, :num_tokens], atol=1e-2)
+    assert torch.allclose(saved["pooled"][0].float(), pooled[0], atol=1e-2)
+    assert torch.allclose(saved["pooled"][-1].float(), negative_pooled[0], atol=1e-2)
+    assert (states[:, num_tokens:] == 0).all()
+    assert states.shape[1] - num_tokens == train_flow.MAX_PADDING
+
+
+def test_the_loss_falls(small, monkeypatch):
+    monkeypatch.setattr(train_flow, "count_right", lambda *arguments, **options: {})
+    train_flow.make_states()
+    train_flow.train_flow(DenoiserOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05))
+    data = denoisers.load_cache("flow_states.pt", "--states")
+    torch.manual_seed(3)
+    untrained = SD3Transformer2DModel(**train_flow.CONFIG)
+    trained = SD3Transformer2DModel(**train_flow.CONFIG)
+    trained.load_state_dict(
+        torch.load(small / "flow" / "checkpoint.pt", map_location="cpu", weights_only=True)["model"]
+    )
+    losses = []
+    for transformer in (untrained, trained):
+        transformer.set_attn_processor(train_flow.PaddedAttention())
+        compute_loss = train_flow.make_loss(transformer, data, 7, 32)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            losses.append(compute_loss(0).item())
+    assert losses[1] < losses[0]

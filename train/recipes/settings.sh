@@ -1,0 +1,26 @@
+# Read by the recipes: the same settings for all, each from the environment.
+RUNS=${RUNS:-runs}
+MODEL=${MODEL:-sdxl}
+NUM_PAIRS=${NUM_PAIRS:-100000}
+NUM_EPOCHS=${NUM_EPOCHS:-30}
+SUITE=${SUITE:-main}
+JUDGE_WEIGHTS=${JUDGE_WEIGHTS:-published}
+EXTRA_COLLECT=${EXTRA_COLLECT:-}  # more options of each command, such as "--bf16 --shard-size 32"
+EXTRA_TRAIN=${EXTRA_TRAIN:-}
+EXTRA_BENCH=${EXTRA_BENCH:-}
+
+# The three commands. `start` is defined by each recipe: it starts one of them on all GPUs, and returns when it is done.
+collect_train_measure() {
+    collect_pairs
+    # shellcheck disable=SC2086  # several options in one variable
+    start train "$RUNS/pairs" --out "$RUNS/npnet" --num-epochs "$NUM_EPOCHS" $EXTRA_TRAIN
+    # shellcheck disable=SC2086
+    start bench --suite "$SUITE" --model "$MODEL" --npnet "$RUNS/npnet/npnet.safetensors" \
+        --judges all --judge-weights "$JUDGE_WEIGHTS" --out "$RUNS/$SUITE" $EXTRA_BENCH
+}
+
+collect_pairs() {
+    # shellcheck disable=SC2086
+    start collect "$RUNS/pairs" --model "$MODEL" --num-pairs "$NUM_PAIRS" \
+        --judges all --judge-weights "$JUDGE_WEIGHTS" $EXTRA_COLLECT
+}

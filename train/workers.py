@@ -1,0 +1,53 @@
+"""What several workers of one training, started by torchrun, share: batches, gradients and files.
+
+On a CPU, workers of one thread each are faster than one worker of several. Without torchrun there is one worker, and
+nothing here does anything.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from golden.errors import InvalidInput
+from golden.provenance import find_worker
+
+
+def join_workers() -> int:
+    """Meet the other workers, and return this one's rank; the first, 0, saves and reports."""
+    rank, num_workers = find_worker()
+    if num_workers > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return rank
+
+
+def wait_for_workers() -> None:
+    """Return when all workers have come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def own_share(num_rows: int) -> slice:
+    """The rows of a batch of `num_rows` that this worker computes.
+
+    Raises: InvalidInput if the rows cannot be shared evenly.
+    """
+    rank, num_workers = find_worker()
+    if num_rows % num_workers:
+        raise InvalidInput(f"A batch of {num_rows} rows cannot be shared evenly by {num_workers} workers.")
+    share = num_rows // num_workers
+    return slice(rank * share, (rank + 1) * share)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every worker's gradients by their mean over all workers."""
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, averaged in zip(gradients, flat.split(sizes), strict=True):
+        gradient.copy_(averaged.view_as(gradient))
