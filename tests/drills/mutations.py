@@ -129,8 +129,8 @@ MUTATIONS = [
     ),
     Mutation(
         "golden/statistics.py",
-        "tail = _expanded_tail(len(counts), level)",
-        "tail = (1 - level) / 2",
+        "num_resamples, seed)\n    tail = _expanded_tail(len(counts), level)",
+        "num_resamples, seed)\n    tail = (1 - level) / 2",
         "test_statistics.py::test_interval_covers_the_true_effect",
     ),
     Mutation(
