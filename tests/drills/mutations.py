@@ -1,10 +1,10 @@
-"""Put 20 faults into copies of the source, one at a time, and see that the tests of that module find each.
+"""Put 20 faults into copies of the source, one at a time, and see that a test of that module finds each.
 
-    python tests/drills/mutations.py                 # about 20 minutes
+    python tests/drills/mutations.py                 # about ten minutes
     python tests/drills/mutations.py --only arms     # those of one file
 
-Each fault is a line that somebody could have written. It counts as found if a test of the named file fails with it, and
-the same test passes without it.
+Each fault is a line that somebody could have written. It counts as found if the test named for it fails with it and
+passes without it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ CONTEXT = multiprocessing.get_context("fork")
 
 
 class Mutation(NamedTuple):
-    """`old`, which stands once in `file`, becomes `new`; `test` is the file of tests that must notice."""
+    """`old`, which stands once in `file`, becomes `new`; `test` is what must notice."""
 
     file: str
     old: str
@@ -50,65 +50,127 @@ MUTATIONS = [
         "golden/arms.py",
         "return source + strength * (noise - source)",
         "return source + strength * noise",
-        "test_arms.py",
+        "test_arms.py::test_strength_is_a_straight_line",
     ),
-    Mutation("golden/arms.py", "prompts[j % len(prompts)] != p)", "prompts[j % len(prompts)] == p)", "test_arms.py"),
+    Mutation(
+        "golden/arms.py",
+        "prompts[j % len(prompts)] != p)",
+        "prompts[j % len(prompts)] == p)",
+        "test_arms.py::test_a_mismatched_prompt_is_never_the_rows_own",
+    ),
     Mutation(
         "golden/arms.py",
         "source.std((1, 2, 3), keepdim=True) / golden.std((1, 2, 3), keepdim=True)",
         "golden.std((1, 2, 3), keepdim=True) / source.std((1, 2, 3), keepdim=True)",
-        "test_arms.py",
+        "test_arms.py::test_unit_std_has_the_sources_mean_and_spread",
     ),
-    Mutation("golden/arms.py", "return at_norm_of(source, npnet(", "return at_norm_of(npnet(", "test_arms.py"),
+    Mutation(
+        "golden/arms.py",
+        "return at_norm_of(source, npnet(",
+        "return at_norm_of(npnet(",
+        "test_arms.py::test_norm_takes_npnets_norm_and_the_sources_direction",
+    ),
     # noise
-    Mutation("golden/noise.py", "manual_seed(seed)) for seed", "manual_seed(checked[0])) for seed", "test_noise.py"),
-    Mutation("golden/noise.py", "(1 - kept).sqrt() * fresh", "(1 - kept) * fresh", "test_noise.py"),
+    Mutation(
+        "golden/noise.py",
+        "manual_seed(seed)) for seed",
+        "manual_seed(checked[0])) for seed",
+        "test_noise.py::test_source_noise_depends_on_its_seed_alone",
+    ),
+    Mutation(
+        "golden/noise.py",
+        "(1 - kept).sqrt() * fresh",
+        "(1 - kept) * fresh",
+        "test_noise.py::test_repaint_keeps_white_noise_white",
+    ),
     Mutation(
         "golden/noise.py",
         "distance = (other - source).flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)",
         "distance = (other - source).flatten(1).norm(dim=1) / direction.norm()",
-        "test_noise.py",
+        "test_noise.py::test_random_change_is_as_large_and_points_elsewhere",
     ),
     Mutation(
         "golden/noise.py",
         'upwards[1:] if evaluate_at == "t" else upwards[:-1]',
         'upwards[:-1] if evaluate_at == "t" else upwards[1:]',
-        "test_noise.py",
+        "test_noise.py::test_redenoise_equals_equation_12",
     ),
     # npnet
-    Mutation("golden/npnet/network.py", "(2 * torch.sigmoid(self.alpha) - 1)", "self.alpha", "test_npnet.py"),
-    Mutation("golden/npnet/branches.py", "u.pow(3).sum(dim=-2) < 0", "u.pow(2).sum(dim=-2) < 0", "test_npnet.py"),
     Mutation(
-        "golden/npnet/branches.py", "eps=1e-6) * (1 + scale) + shift", "eps=1e-6) * scale + shift", "test_npnet.py"
+        "golden/npnet/network.py",
+        "(2 * torch.sigmoid(self.alpha) - 1)",
+        "self.alpha",
+        "test_npnet.py::test_golden_is_the_weighted_sum_of_its_branches",
     ),
     Mutation(
-        "golden/npnet/branches.py", "self.mlp4(rows.mean(dim=1)) + s", "self.mlp4(rows.mean(dim=1))", "test_npnet.py"
+        "golden/npnet/branches.py",
+        "u.pow(3).sum(dim=-2) < 0",
+        "u.pow(2).sum(dim=-2) < 0",
+        "test_npnet.py::test_canonical_signs_make_the_answer_independent_of_the_library",
+    ),
+    Mutation(
+        "golden/npnet/branches.py",
+        "eps=1e-6) * (1 + scale) + shift",
+        "eps=1e-6) * scale + shift",
+        "test_npnet.py::test_equals_reference",
+    ),
+    Mutation(
+        "golden/npnet/branches.py",
+        "self.mlp4(rows.mean(dim=1)) + s",
+        "self.mlp4(rows.mean(dim=1))",
+        "test_npnet.py::test_equals_reference",
     ),
     # statistics
-    Mutation("golden/statistics.py", "Wins(int((array > 0)", "Wins(int((array >= 0)", "test_statistics.py"),
     Mutation(
         "golden/statistics.py",
-        "tail = _expanded_tail(len(counts), level)",
-        "tail = (1 - level) / 2",
-        "test_statistics.py",
+        "Wins(int((array > 0)",
+        "Wins(int((array >= 0)",
+        "test_statistics.py::test_ties_are_counted_and_are_no_wins",
+    ),
+    Mutation(
+        "golden/statistics.py",
+        "num_resamples, seed)\n    tail = _expanded_tail(len(counts), level)",
+        "num_resamples, seed)\n    tail = (1 - level) / 2",
+        "test_statistics.py::test_interval_covers_the_true_effect",
     ),
     Mutation(
         "golden/statistics.py",
         "means = sums.sum(0) / counts.sum()",
         "means = (sums.T / counts).mean(1)",
-        "test_statistics.py",
+        "test_statistics.py::test_interval_weighs_clusters_by_their_size",
     ),
     # checkers
-    Mutation("golden/shapes/checker.py", 'return "above" if dy > 0', 'return "above" if dy < 0', "test_shapes.py"),
     Mutation(
-        "golden/shapes/checker.py", "count_right = len(found) ==", "count_right = len(found) >=", "test_shapes.py"
+        "golden/shapes/checker.py",
+        'return "above" if dy > 0',
+        'return "above" if dy < 0',
+        "test_shapes.py::test_the_checker_is_right_on_rendered_scenes",
     ),
     Mutation(
-        "golden/geneval/verdicts.py", "before if offset[axis] < 0", "before if offset[axis] > 0", "test_geneval.py"
+        "golden/shapes/checker.py",
+        "count_right = len(found) ==",
+        "count_right = len(found) >=",
+        "test_shapes.py::test_faults",
+    ),
+    Mutation(
+        "golden/geneval/verdicts.py",
+        "before if offset[axis] < 0",
+        "before if offset[axis] > 0",
+        "test_geneval.py::test_boxes_by_hand",
     ),
     # pairs
-    Mutation("train/pairs.py", "if hashes == _hash_lines(folder, index, *parts)", "if hashes", "test_pairs.py"),
-    Mutation("train/pairs.py", "if there.get(name, value) != value:", "if name not in there:", "test_pairs.py"),
+    Mutation(
+        "train/pairs.py",
+        "if hashes == _hash_lines(folder, index, *parts)",
+        "if hashes",
+        "test_pairs.py::test_one_flipped_byte_is_noticed",
+    ),
+    Mutation(
+        "train/pairs.py",
+        "if there.get(name, value) != value:",
+        "if name not in there:",
+        "test_pairs.py::test_one_data_set_has_one_set_of_settings",
+    ),
 ]
 
 
