@@ -306,12 +306,12 @@ def test_see_whether_it_holds_for_many_seeds(visit, size):
     assert re.search(r"standard\s+\d of 8\s+–\s+\d+\.\d %", standard)
     assert re.search(r"golden\s+\d of 8\s+[+−]\d+\.\d points \[[+−]\d+\.\d,\s[+−]\d+\.\d\]\s+\d+\.\d %", golden)
     assert "over 8 seeds of this one prompt" in page.inner_text("#grid_summary")
-    assert page.locator("#grid_rows img").is_visible()
-    assert not page.locator("#grid img").is_visible()
+    assert page.locator("#grid img").is_visible()
+    assert not page.locator("#grid_pairs img").is_visible()
     keep(page, f"seeds_{size[0]}")
     page.get_by_label("noises side by side").check()
-    page.locator("#grid img").wait_for(state="visible")
-    assert not page.locator("#grid_rows img").is_visible()
+    page.locator("#grid_pairs img").wait_for(state="visible")
+    assert not page.locator("#grid img").is_visible()
     assert fits(page, size)
 
 

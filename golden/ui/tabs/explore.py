@@ -114,7 +114,7 @@ def _build_image(layout: str) -> gr.Image:
         show_label=False,
         container=False,
         buttons=["fullscreen"],
-        elem_id="grid" if layout == "pairs" else "grid_rows",
+        elem_id="grid" if layout == "rows" else f"grid_{layout}",
         elem_classes=_classes_of(layout, "rows"),
     )
 
