@@ -245,7 +245,7 @@ def connect_openers(page: Page, stage: Stage, share: Share) -> None:
 
     def open_link(request: gr.Request) -> dict:
         query = dict(request.query_params)
-        if page.opening is not None and "prompt" not in query:
+        if page.opening is not None and all(name.startswith("__") for name in query):  # the server's own names
             return show_opening(page.opening, controls, stage, spec)
         return open_request(from_query, query)
 
