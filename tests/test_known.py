@@ -40,7 +40,7 @@ def test_a_measured_answer_has_figures_interval_and_the_naive_baseline(embedded)
     found = read_measured(spec)
     assert found.answer == "On 553 test prompts golden is right on 93.1 %, standard on 91.3 %:"
     assert found.difference == "+1.8 points [−0.2,\u00a0+3.5]"
-    assert "without reading the prompt: 93.6 %" in found.details[0]
+    assert "which reads no prompt: 93.6 %" in found.details[0]
     assert "2 seeds each" in found.details[1]
     assert len(found.details) == 2
 

@@ -73,7 +73,7 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
     details = []
     if "norm" in found["arms"]:
         shorter = _percent(found["arms"]["norm"]["right"])
-        details.append(f"Noise merely made shorter, without reading the prompt: {shorter}.")
+        details.append(f"Merely shorter noise, which reads no prompt: {shorter}.")
     details.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} each, exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
