@@ -17,7 +17,7 @@ from eval.golden_noise import compare_noises
 from eval.networks import PairsFolder, check_networks, describe_networks, open_pairs, prepare_networks
 from eval.prompt_sets import PromptSet, load_prompt_set
 from eval.rendering import (
-    Batch,
+    BatchPlan,
     Renderer,
     Timings,
     Unit,
@@ -80,7 +80,7 @@ class Run:
         return self.plan.variants
 
     @property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[BatchPlan]:
         return plan_run(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size)
 
 

@@ -55,7 +55,7 @@ class AgreementOptions:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Choice:
     """Two images of a prompt, each a file or a PIL image, and the choice: 1 for the first, -1 the second, 0 a tie."""
 
     prompt: str
@@ -77,7 +77,7 @@ class Agreement:
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
 
-def read_choices(path: Path) -> list[Pair]:
+def read_choices(path: Path) -> list[Choice]:
     """The pairs of a file, those that nobody judged left out.
 
     Raises: InvalidInput in one sentence for a missing or broken file, absent columns, and the first row whose choice or
@@ -102,7 +102,7 @@ def read_choices(path: Path) -> list[Pair]:
                 f"{'two numbers from 0 to 1' if choice is None else ', '.join(CHOICES)}."
             ) from None
         one, two = (_find_image(path.parent, row[column] or "") for column in (first, second))
-        pairs.append(Pair(row[prompt] or "", one, two, chosen))
+        pairs.append(Choice(row[prompt] or "", one, two, chosen))
     if not pairs:
         raise InvalidInput(f"There are no choices in {path}.")
     return pairs
@@ -135,14 +135,14 @@ def _find_image(folder: Path, name: str) -> Path:
     raise InvalidInput(f"There is no image {name[:80]!r} in {folder}.")
 
 
-def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
+def render_pairs(num_pairs: int, seed: int) -> list[Choice]:
     """Two rendered scenes of each caption, right or with one or two things changed; the checker prefers the better."""
     from golden.checkers import find_checker
     from golden.shapes import change_one_attribute, parse_caption, render, sample_scene
 
     checker, rng = find_checker("shapes"), np.random.default_rng(seed)
     assert checker is not None
-    pairs: list[Pair] = []
+    pairs: list[Choice] = []
     captions = checker.sample_prompts(rng, held_out=True)
     while len(pairs) < num_pairs:
         caption = next(captions)
@@ -155,14 +155,14 @@ def render_pairs(num_pairs: int, seed: int) -> list[Pair]:
             images.append(render(scene))
         first, second = images
         better = np.sign(checker.check(caption, first).score - checker.check(caption, second).score)
-        pairs.append(Pair(caption, first, second, float(better)))
+        pairs.append(Choice(caption, first, second, float(better)))
     return pairs
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
-def score_pairs(pairs: Sequence[Pair], options: AgreementOptions, device: str) -> Iterator[tuple[str, NDArray | str]]:
+def score_pairs(pairs: Sequence[Choice], options: AgreementOptions, device: str) -> Iterator[tuple[str, NDArray | str]]:
     """Judge by judge the difference of each pair's scores, first minus second (N,), or the judge's sentence.
 
     Only one judge and a few images are in memory at a time.
@@ -193,7 +193,7 @@ def _open(image: object):
     return open_image(image) if isinstance(image, Path) else image
 
 
-def read_benchmark(path: Path) -> tuple[list[Pair], dict[str, NDArray]]:
+def read_benchmark(path: Path) -> tuple[list[Choice], dict[str, NDArray]]:
     """(pairs, differences by judge) of a benchmark: each variant's image beside standard's of the same prompt and seed.
 
     Raises: InvalidInput if it is no such file, or has no checker's score, no standard or no judge.
@@ -215,7 +215,7 @@ def read_benchmark(path: Path) -> tuple[list[Pair], dict[str, NDArray]]:
     others = rows[rows["variant"] != "standard"]
     both = others.merge(rows[rows["variant"] == "standard"], on=keys, suffixes=("", "_standard"))
     choices = np.sign(both["score"].to_numpy(float) - both["score_standard"].to_numpy(float))
-    pairs = [Pair(prompt, None, None, float(choice)) for prompt, choice in zip(both["prompt"], choices, strict=True)]
+    pairs = [Choice(prompt, None, None, float(choice)) for prompt, choice in zip(both["prompt"], choices, strict=True)]
     differences = {name: both[name].to_numpy(float) - both[f"{name}_standard"].to_numpy(float) for name in judges}
     return pairs, differences
 
@@ -240,7 +240,7 @@ def count_points(choices: NDArray, differences: NDArray, margin: float) -> NDArr
     return np.where(judged == choices, 1.0, np.where(halves, 0.5, 0.0))
 
 
-def measure_agreement(pairs: Sequence[Pair], differences: NDArray) -> Agreement:
+def measure_agreement(pairs: Sequence[Choice], differences: NDArray) -> Agreement:
     """The points of one judge. Of pairs with a choice, equal scores are worth half a point.
 
     Raises: GoldenError if a score is not a number.
@@ -259,7 +259,7 @@ def measure_agreement(pairs: Sequence[Pair], differences: NDArray) -> Agreement:
     )
 
 
-def agreement_table(pairs: Sequence[Pair], differences: Mapping[str, NDArray | str]):
+def agreement_table(pairs: Sequence[Choice], differences: Mapping[str, NDArray | str]):
     """A row for each judge that has scores, best first; the others' sentences are the note."""
     from eval.tables import Table, format_rate
     from golden.statistics import bootstrap_mean

@@ -132,7 +132,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchPlan:
     """Units that start together, and the variants that are rendered of each."""
 
     units: list[Unit]
@@ -141,13 +141,13 @@ class Batch:
 
 def plan_run(
     prompts: Sequence[Prompt], seeds: Sequence[int], variants: Sequence[Variant], batch_size: int
-) -> list[Batch]:
+) -> list[BatchPlan]:
     """The batches of a run: first those of the variants for all prompts, then those of others for fewer."""
     by_number: dict[int, list[Variant]] = {len(prompts): []}
     for variant in variants:
         by_number.setdefault(min(variant.num_prompts or len(prompts), len(prompts)), []).append(variant)
     return [
-        Batch(units, members)
+        BatchPlan(units, members)
         for number, members in by_number.items()
         if members
         for units in plan_batches(prompts, seeds, members, batch_size, number)

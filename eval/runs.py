@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow
 
-from eval.rendering import Batch, Unit, Variant
+from eval.rendering import BatchPlan, Unit, Variant
 from golden.errors import GoldenError, InvalidInput
 from golden.files import write_bytes
 
@@ -155,7 +155,7 @@ def to_parquet(rows: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def wait_for_parts(run: RunFolder, plan: Sequence[Batch]) -> None:
+def wait_for_parts(run: RunFolder, plan: Sequence[BatchPlan]) -> None:
     """Wait until the other workers of torchrun have written their parts; torchrun ends all of them if one fails."""
     for index, batch in enumerate(plan):
         while not run.has_part(index, batch.variants, batch.units):

@@ -192,11 +192,11 @@ def test_an_unknown_arm_lists_the_known_ones(name):
 def test_only_what_a_model_can_do_is_available(tiny_model):
     assert available_arms(tiny_model) == tuple(ARMS)
     bare = replace(tiny_model, npnet=None, verifier=None)
-    assert available_arms(bare) == ("standard", "inversion", "repaint")
+    assert available_arms(bare) == ("standard", "inversion", "repaint", "best_norm")
     source, conditions = source_noise([1], SHAPE), make_conditions(bare, ["a"], [1])
     for arm in ARMS:
         if arm not in available_arms(bare):
             with pytest.raises(MissingWeights):
                 find_arm(arm)(source, conditions)
     distilled = replace(bare, spec=replace(bare.spec, sampling=Sampling("euler", 4, 1.0)))
-    assert available_arms(distilled) == ("standard", "repaint")
+    assert available_arms(distilled) == ("standard", "repaint", "best_norm")

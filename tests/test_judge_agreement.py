@@ -9,7 +9,7 @@ from PIL import Image
 
 from eval.judge_agreement import (
     AgreementOptions,
-    Pair,
+    Choice,
     agreement_table,
     count_points,
     main,
@@ -123,8 +123,8 @@ def test_a_judge_has_as_many_ties_as_people():
         assert (np.abs(differences) <= tie_margin(differences, num_ties)).sum() == num_ties
 
 
-def pairs_of(choices) -> list[Pair]:
-    return [Pair(f"prompt {index // 4}", None, None, float(choice)) for index, choice in enumerate(choices)]
+def pairs_of(choices) -> list[Choice]:
+    return [Choice(f"prompt {index // 4}", None, None, float(choice)) for index, choice in enumerate(choices)]
 
 
 def test_agreement_of_a_perfect_a_random_and_an_opposite_judge():
@@ -153,7 +153,7 @@ def test_intervals_count_prompts_and_not_pairs():
     """Four copies of each pair make no interval narrower: a prompt is drawn with all of them."""
     rng = np.random.default_rng(2)
     choices, differences = rng.choice([-1, 1], 100), rng.normal(size=100)
-    once = [Pair(str(index), None, None, float(choice)) for index, choice in enumerate(choices)]
+    once = [Choice(str(index), None, None, float(choice)) for index, choice in enumerate(choices)]
     single = agreement_table(once, {"AES": differences}).body[0][1]
     fourfold = agreement_table(once * 4, {"AES": np.tile(differences, 4)}).body[0][1]
     assert single == fourfold

@@ -83,7 +83,7 @@ def test_collection_and_training_are_planned(tiny_embedded_model, tmp_path, caps
     quick = ["--shard-size", "16", "--num-inference-steps", "2", "--targets", "10x1", *ON_CPU]
     collect_pairs.main([str(pairs), "--num-pairs", "480", "--plan", *quick])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["480", "time", "disk", "memory", "kept"]
+    assert [line.split()[0] for line in lines] == ["480", "time", "disk", "memory", "kept", "by"]
     options = ["--filter", "all", "--num-epochs", "50", "--batch-size", "16", "--out", str(tmp_path / "npnet")]
     assert train_npnet.main([str(pairs), *options, "--plan", *ON_CPU]) == 0
     lines = capsys.readouterr().out.splitlines()

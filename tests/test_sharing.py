@@ -18,7 +18,7 @@ from golden import NPNet, hub
 from golden.cards import cell, last_name
 from golden.errors import BadWeights, GoldenError, InvalidInput, MissingWeights
 from golden.hub import PINS, Pin, is_hub_id
-from golden.judges import JUDGES, Judge, load_judge
+from golden.judges import ALL_JUDGES, JUDGES, Judge, load_judge
 from golden.library import GoldenNoise
 from golden.npnet import load_npnet, save_npnet
 from golden.sharing import OWN_NAMES, WEIGHTS
@@ -215,7 +215,7 @@ def test_what_is_neither_folder_nor_repository_is_refused(tmp_path, monkeypatch)
 # --- judges -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", ALL_JUDGES)
 def test_a_judge_comes_back_as_what_it_was(name, tiny_judges_folder, tmp_path):
     judge = load_judge(name, tiny_judges_folder / "judges" / f"{name.lower()}.safetensors")
     judge.metadata = {"trained_by": "train/shapes/train_judges.py", "seed": "0"}

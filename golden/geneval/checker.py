@@ -29,6 +29,7 @@ class GenEvalChecker:
         "a photo of a laptop below a sports ball",
     )
     unrelated = ("a photo of four zebras", "a photo of a green umbrella")
+    composer = None
 
     def __init__(self, file: str | None = None) -> None:
         self.known = read_questions(Path(file)) if file else None
@@ -83,6 +84,11 @@ class GenEvalChecker:
         prompts = [prompt for prompt, found in (self.known or {}).items() if isinstance(found, Questions)]
         while prompts:
             yield str(rng.choice(prompts))
+
+    def list_test_prompts(self) -> tuple[str, ...]:
+        """Those of the file that can be checked; without one the examples, since GenEval's own are not embedded."""
+        found = self.known or {}
+        return tuple(prompt for prompt, asked in found.items() if isinstance(asked, Questions)) or self.examples
 
     def sample_examples(self, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image, bool]]:
         """None: nothing draws photographs whose content is known."""

@@ -56,7 +56,7 @@ class TableView(Protocol):
     def bold(self) -> frozenset[tuple[int, int]]: ...
 
 
-class Gain(Protocol):
+class GainView(Protocol):
     """What an arm gains over standard in right images, in percentage points, with its interval, and in words."""
 
     @property
@@ -67,11 +67,11 @@ class Gain(Protocol):
     def sentence(self) -> str: ...
 
 
-class Outcome(Protocol):
+class OutcomeView(Protocol):
     """How the arms compare with standard so far: a gain and a table for each, and how they were counted."""
 
     @property
-    def gains(self) -> Sequence[Gain]: ...
+    def gains(self) -> Sequence[GainView]: ...
     @property
     def tables(self) -> Sequence[TableView]: ...
     @property
@@ -102,7 +102,7 @@ class Suites(Protocol):
         """The rows of each batch as it is done. Raises: GoldenError in one sentence."""
         ...
 
-    def summarise(self, rows: pd.DataFrame, suite: Any) -> Outcome: ...
+    def summarise(self, rows: pd.DataFrame, suite: Any) -> OutcomeView: ...
 
     def list_reports(self, runs: Path) -> list[str]: ...
 
@@ -234,7 +234,7 @@ def connect_reports(page: Page, suites: Suites, bench: SuiteControls, tab: gr.Ta
     bench.reports.input(open_report, [bench.reports], [bench.shown, bench.status], **PAGE)
 
 
-def show_outcome(outcome: Outcome, num_images: int) -> str:
+def show_outcome(outcome: OutcomeView, num_images: int) -> str:
     """How every arm compares with standard so far: bars with intervals, then tables."""
     bars = draw_bars([gain.points for gain in outcome.gains])
     gains = list(zip(outcome.gains, bars, strict=True))

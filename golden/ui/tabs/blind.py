@@ -85,7 +85,7 @@ Judged = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class BlindPair:
     """Two images on show: the request with its arms as (left, right), and the checker's verdicts by arm."""
 
     id: str
@@ -99,7 +99,7 @@ class Ballot:
     """The components of the tab, and its states.
 
     Attributes:
-        pair: the Pair on show, None once it was voted on.
+        pair: the BlindPair on show, None once it was voted on.
         votes: the votes given.
         judged: by pairs' ids, whom the judges prefer: they may be slower than the visitor.
         skipped: how many pairs were skipped because they look alike.
@@ -133,10 +133,10 @@ class Ballot:
         arms = (first, second) if secrets.randbelow(2) else (second, first)
         request = replace(comparison.request, arms=arms)
         images: dict = {side: comparison.images[arm] for side, arm in zip(self.sides, arms, strict=True)}
-        pair = Pair(pair_id, request, comparison.verdicts, find_preferences(comparison))
+        pair = BlindPair(pair_id, request, comparison.verdicts, find_preferences(comparison))
         return images | {self.status: show_status(request.prompt), self.pair: pair} | self.allow_votes(True)
 
-    def count(self, vote: str, pair: Pair | None, votes: Sequence[Vote], judged: Judged, num_skipped: int) -> dict:
+    def count(self, vote: str, pair: BlindPair | None, votes: Sequence[Vote], judged: Judged, num_skipped: int) -> dict:
         """Take a vote, reveal its pair, and ask for the next one."""
         if pair is None:  # a second press of the key, before the buttons knew of the first
             return {self.status: gr.skip()}

@@ -19,7 +19,7 @@ KEPT = "This browser keeps the last {} comparisons as settings and thumbnails; o
 
 
 @dataclass(frozen=True)
-class Gallery:
+class HistoryParts:
     """The components of the tab, and the numbers of the records in it."""
 
     words: gr.Textbox
@@ -72,12 +72,12 @@ def build(page: Page, tab: gr.Tab) -> None:
             buttons=[],
             elem_id="gallery",
         )
-    gallery = Gallery(words, as_zip, forget, status, images, found)
+    gallery = HistoryParts(words, as_zip, forget, status, images, found)
     connect_gallery(page, tab, gallery)
     connect_browser(page, gallery)
 
 
-def connect_gallery(page: Page, tab: gr.Tab, gallery: Gallery) -> None:
+def connect_gallery(page: Page, tab: gr.Tab, gallery: HistoryParts) -> None:
     shown = [gallery.images, gallery.found, gallery.status, gallery.as_zip, gallery.forget]
 
     def open_again(records: Sequence[session.Record], numbers: Sequence[int], event: gr.SelectData) -> dict:
@@ -98,7 +98,7 @@ def connect_gallery(page: Page, tab: gr.Tab, gallery: Gallery) -> None:
     gallery.forget.click(forget, None, [page.records, page.memory.records, *shown], **PAGE)
 
 
-def connect_browser(page: Page, gallery: Gallery) -> None:
+def connect_browser(page: Page, gallery: HistoryParts) -> None:
     """Begin with what the browser kept, and let it keep what is made."""
     spec = page.model.spec
 
