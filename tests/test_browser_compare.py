@@ -278,7 +278,7 @@ def test_only_what_the_model_can_do_is_offered(visit, tiny_shapes):
     try:
         page = visit(address=address)
         names = [box.get_attribute("name") for box in page.locator("#arms input").all()]
-        assert names == ["standard", "inversion", "repaint"]
+        assert names == ["standard", "inversion", "repaint", "best_norm"]
         assert "No NPNet is known" in page.inner_text("#intro")
         page.check("#arms input[name=repaint]")
         compare(page, "a star", 1, 2)

@@ -125,15 +125,28 @@ def test_vote_on_any_two_noises(open_page, never_alike):  # noqa: F811
     wait_for_text(page, "#reveal", "randomly changed noise")
 
 
+def what_is_kept(page) -> str:
+    return page.evaluate("JSON.stringify(localStorage)")
+
+
+def wait_until_kept(page, before: str) -> str:
+    """The browser keeps a comparison a moment after its images are there."""
+    page.wait_for_function("before => JSON.stringify(localStorage) !== before", arg=before)
+    return what_is_kept(page)
+
+
 # --- nothing is lost ------------------------------------------------------------------------------------------------
 
 
 @SIZES
 def test_reopen_yesterdays_comparison(reopen, size):
     page = reopen(size)
+    nothing = what_is_kept(page)
     compare(page, "a star", 1, 1)
     pixels = shown_pixels(page, GOLDEN)
+    one = wait_until_kept(page, nothing)
     compare(page, "two hearts", 2, 1)
+    wait_until_kept(page, one)
     other = page.context.new_page()  # a new visit: nothing in the address, nothing in the session
     other.goto(page.url.split("?")[0])
     page.close()

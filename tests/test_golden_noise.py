@@ -232,11 +232,12 @@ def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet
     identity = results.manifest["identity"]
     assert (len(identity["verifier"]), identity["best_norm"], identity["reward"]["num_steps"]) == (64, 0.8, 1)
 
-    before = (tmp_path / "run" / "rows.parquet").read_bytes()
+    before = pd.read_parquet(tmp_path / "run" / "rows.parquet")
     for path in sorted((tmp_path / "run" / "parts").iterdir())[::2]:
         path.unlink()
     benchmark.run_benchmark(prepare(settings), tmp_path / "run")
-    assert (tmp_path / "run" / "rows.parquet").read_bytes() == before
+    # Sums in a backward pass are rounded anew, so that ascent's noise may differ in the last digits.
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "rows.parquet"), before, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("tiny_embedded_model")

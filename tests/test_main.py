@@ -90,10 +90,10 @@ def test_an_image_renders_the_same_again(tmp_path, name):
 
 
 def test_another_size_is_kept_in_the_image(tmp_path):
-    render("--prompt", "a star", "--height", 128, "--width", 72, "--out", tmp_path / "first")
-    assert pixels(tmp_path / "first" / "golden.png")[0] == (72, 128)
+    render("--prompt", "a star", "--height", 80, "--width", 72, "--out", tmp_path / "first")
+    assert pixels(tmp_path / "first" / "golden.png")[0] == (72, 80)
     stored = read_png((tmp_path / "first" / "side_by_side.png").read_bytes())["settings"]
-    assert (stored["height"], stored["width"]) == (128, 72)
+    assert (stored["height"], stored["width"]) == (80, 72)
     render("--from-image", tmp_path / "first" / "golden.png", "--out", tmp_path / "again")
     for each in NAMES:
         assert pixels(tmp_path / "first" / each) == pixels(tmp_path / "again" / each)
@@ -232,7 +232,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--npnet", "hunyuan-dit"), "'hunyuan-dit' is not for SDXL|not for Shapes"),
         (("--prompt", "x", "--height", "0"), "The height must be"),
         (("--prompt", "x", "--width", "100"), "The width must be a multiple of 8 pixels"),
-        (("--prompt", "x", "--height", "16"), "takes half of that and more"),
+        (("--prompt", "x", "--height", "16"), "The height must be from 48 to 80 pixels, got 16"),
         (("--prompt", "x", "--memory", "medium"), "Unknown memory mode 'medium'"),
         (("--prompt", "x", "--device", "toaster"), "cannot run on 'toaster'"),
         (("--prompt", "x", "--control", "absent.png"), "absent.png cannot be read: No such file"),

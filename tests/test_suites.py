@@ -6,6 +6,7 @@ import pytest
 
 from eval import benchmark
 from eval.benchmark import prepare
+from eval.choices import find_spec
 from eval.networks import PairsFolder, check_networks
 from eval.rendering import Timings, Unit, check_variant, plan_batches
 from eval.settings import BenchmarkSettings
@@ -64,8 +65,8 @@ def test_the_flow_model_has_a_plan_of_every_suite(name):
 def test_an_npnet_is_taken_to_the_flow_model_as_it_is_and_fine_tuned():
     as_it_is = find_suite("transfer").make_plan(SHAPES_FLOW, SuiteSettings()).networks
     assert [recipe.file for recipe in as_it_is.values()] == [MODELS["shapes"].npnet]
-    settings = BenchmarkSettings(model="shapes-flow", suite="fine-tuning", npnet=MODELS["shapes"].npnet)
-    spec = benchmark.with_npnet(SHAPES_FLOW, settings)
+    assert find_spec(BenchmarkSettings(suite="fine-tuning", npnet="sdxl")).npnet == "sdxl"
+    spec = replace(SHAPES_FLOW, npnet=MODELS["shapes"].npnet)
     networks = find_suite("fine-tuning").make_plan(spec, SuiteSettings(num_pairs=1000)).networks
     assert networks["npnet"].file == MODELS["shapes"].npnet
     assert networks["fine-tuned on 600"].fine_tunes

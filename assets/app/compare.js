@@ -50,14 +50,23 @@
   // --- terms in plain words: what is pointed at, tapped or focused says what it means ---------------------------------
 
   let tip = null;
+  let explained = null; // the term that the tip is of
 
   function showTip(element) {
     hideTip();
+    explained = element;
     tip = Object.assign(document.createElement("div"), { id: "tip", textContent: element.dataset.tip });
     tip.setAttribute("role", "tooltip");
     document.body.append(tip);
     element.setAttribute("aria-describedby", "tip");
-    const [box, size, gap] = [element.getBoundingClientRect(), tip.getBoundingClientRect(), 8];
+    placeTip();
+  }
+
+  // Also while the page scrolls: focus scrolls a term into view, and its tip must not go again for that.
+  function placeTip() {
+    if (!tip) return;
+    const [box, size, gap] = [explained.getBoundingClientRect(), tip.getBoundingClientRect(), 8];
+    if (box.bottom < 0 || box.top > innerHeight) return hideTip();
     const left = Math.min(Math.max(gap, box.left), innerWidth - size.width - gap);
     const below = box.bottom + gap + size.height < innerHeight;
     tip.style.left = `${left}px`;
@@ -76,7 +85,7 @@
   ["pointerout", "focusout"].forEach((name) =>
     document.addEventListener(name, (event) => { if (termOf(event)) hideTip(); }));
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-  document.addEventListener("scroll", hideTip, { capture: true, passive: true });
+  document.addEventListener("scroll", placeTip, { capture: true, passive: true });
 
   function explainLabels() {
     findAll("#glossary [data-for]").forEach((entry) =>

@@ -40,8 +40,8 @@
     const field = event.target.closest?.("input, textarea");
     if (!field) return;
     const entered = event.key === "Enter" && !event.shiftKey && field.matches(ONE_LINE);
-    // Gradio hears Enter first.
-    if (entered || event.key === "Escape") setTimeout(() => field.blur(), 0);
+    if (event.key === "Escape") field.blur();
+    else if (entered) setTimeout(() => field.blur(), 0); // gradio hears Enter first
   });
 
   // --- a reload while something ran -------------------------------------------------------------------------------
