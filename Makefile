@@ -1,11 +1,12 @@
-# `make app` starts the app, `make check` runs what a change should pass before it is committed, `make test` everything.
+# `make app` starts the app, `make check` runs what a change should pass before it is committed, `make test` everything
+# but the drills that kill workers, which `make drills` runs in short.
 # Each makes its virtual environment first.
 PYTHON ?= python3
 BIN = .venv/bin
 # Two test processes of one thread each: torch with more threads than cores is several times slower.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: app check lint test format
+.PHONY: app check lint test drills format
 app: .venv/app
 	$(BIN)/python app.py
 
@@ -13,7 +14,10 @@ check: lint
 	$(TEST) -q -m "not slow and not browser"
 
 test: lint
-	$(TEST)
+	$(TEST) -m "not drill"
+
+drills: .venv/dev
+	$(TEST) -m drill
 
 lint: .venv/dev
 	$(BIN)/ruff check .

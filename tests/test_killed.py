@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NO_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed")
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
