@@ -1,7 +1,6 @@
 """From prompts and seeds to rows: every variant of a batch starts from the same source noise and is measured alike."""
 
 import copy
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from eval.prompt_sets import Prompt, spread_evenly
 from golden.arms import Conditions, make_noises
+from golden.drawing import shrink, to_webp
 from golden.judges import JudgeSet
 from golden.judges.base import ClipJudge
 from golden.model import Model
@@ -342,8 +342,4 @@ def encode_images(image_encoder: ClipJudge, images: Sequence[Image.Image]) -> ND
 
 def make_thumbnail(image: Image.Image) -> bytes:
     """The image as WebP, at most THUMBNAIL_SIZE pixels high and wide: what the report shows."""
-    small = image.copy()
-    small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="WEBP", quality=80)
-    return buffer.getvalue()
+    return to_webp(shrink(image, THUMBNAIL_SIZE), quality=80)

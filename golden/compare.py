@@ -17,6 +17,7 @@ from torch import Tensor, cat
 
 from .arms import Conditions, make_noises
 from .checkers import Verdict
+from .drawing import shrink
 from .errors import Cancelled
 from .families import find_family
 from .model import Model
@@ -215,7 +216,7 @@ def _run(
             previews = tuple(decode(pipeline, clean_estimate))
             last_preview = time.perf_counter()
         if is_kept and previews:
-            kept_steps[round(100 * step / num_steps)] = tuple(_shrink(image) for image in previews)
+            kept_steps[round(100 * step / num_steps)] = tuple(shrink(image, KEPT_SIDE) for image in previews)
         emit(Progress(step, num_steps, previews))
 
     rows = cat([noises[arm] for arm in arms])
@@ -231,12 +232,6 @@ def _run(
     verdicts = {arm: checker.check(request.prompt, image) for arm, image in images.items()} if checker else {}
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
     return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total, steps=kept_steps)
-
-
-def _shrink(image: Image.Image) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((KEPT_SIDE, KEPT_SIDE))
-    return small
 
 
 def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:

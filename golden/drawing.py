@@ -1,7 +1,8 @@
-"""Images beside each other, and as the bytes of PNG files."""
+"""Images beside each other, small, and as the bytes of PNG and WebP files."""
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -19,6 +20,20 @@ def to_png(image: Image.Image) -> bytes:
     data = BytesIO()
     image.save(data, "PNG", pnginfo=texts)
     return data.getvalue()
+
+
+def to_webp(image: Image.Image, **options: Any) -> bytes:
+    """An image as the bytes of a WebP file; `options` are Pillow's, such as `quality`."""
+    data = BytesIO()
+    image.save(data, "WEBP", **options)
+    return data.getvalue()
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """A copy at most `side` pixels high and wide; smaller images keep their size."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    return small
 
 
 def side_by_side(images: Sequence[Image.Image], side: int) -> Image.Image:

@@ -152,7 +152,7 @@ def cached_folder(repo: str, revision: str | None = None) -> Path | None:
 def is_hub_id(name: str) -> bool:
     """Whether a name can be a repository's, `OWNER/REPOSITORY`, rather than a path into a folder that is here."""
     owner = name.partition("/")[0]
-    return bool(_HUB_ID.fullmatch(name)) and owner not in (".", "..") and not Path(owner).is_dir()
+    return bool(HUB_ID.fullmatch(name)) and owner not in (".", "..") and not Path(owner).is_dir()
 
 
 def refuse_url(name: str) -> None:
@@ -199,13 +199,14 @@ def reason_of(error: Exception) -> str:
     return lines[0][:160].rstrip(".")
 
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""OWNER/REPOSITORY, the id of a repository on the Hub."""
 
 
 def _cached_spelling(repo: str) -> str:
     """The id as the cache on this machine spells it, whose folders know upper and lower case; else as it is."""
     cache, wanted = Path(constants.HF_HUB_CACHE), f"models--{repo.replace('/', '--')}"
-    if not _HUB_ID.fullmatch(repo) or (cache / wanted).is_dir():
+    if not HUB_ID.fullmatch(repo) or (cache / wanted).is_dir():
         return repo
     names = (entry.name for entry in cache.glob("models--*"))
     found = next((name for name in names if name.lower() == wanted.lower()), wanted)

@@ -1,7 +1,6 @@
 """The models that golden knows: where they are, and the settings that the paper uses with them."""
 
 import json
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from .errors import InvalidInput
 from .families import FAMILIES, Family, family_of_class
 from .files import ASSETS
-from .hub import fetch_file
+from .hub import HUB_ID, fetch_file
 
 
 @dataclass(frozen=True)
@@ -365,15 +364,12 @@ def find_model(name: str) -> ModelSpec:
         for part in parts:
             spec = _add_part(spec, part)
         return spec
-    if _HUB_ID.fullmatch(name) and not Path(name).exists():
+    if HUB_ID.fullmatch(name) and not Path(name).exists():
         defaults = _read_defaults(fetch_file(name, "model_index.json"))
         return replace(defaults, name=name, repo=name, title=name.split("/")[1])
     raise InvalidInput(
         f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, or a folder with a model_index.json."
     )
-
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def _add_part(spec: ModelSpec, part: str) -> ModelSpec:
@@ -382,7 +378,7 @@ def _add_part(spec: ModelSpec, part: str) -> ModelSpec:
     named = replace(spec, name=f"{spec.name}+{part}", title=f"{spec.title} + {title}")
     if part.endswith(".safetensors"):
         return replace(named, parts=replace(spec.parts, loras=(*spec.parts.loras, part)))
-    if not (Path(part) / "config.json").is_file() and not _HUB_ID.fullmatch(part):
+    if not (Path(part) / "config.json").is_file() and not HUB_ID.fullmatch(part):
         raise InvalidInput(
             "What follows a + is a LoRA (a .safetensors file) or a ControlNet (a folder with a config.json, or "
             f"OWNER/REPOSITORY), got {part[:80]!r}."

@@ -70,7 +70,7 @@ class Family:
 
     def network(self, pipeline: Any) -> Any:
         """The network that denoises."""
-        raise NotImplementedError
+        return pipeline.transformer
 
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """The embeddings of prompts, positive and negative, one row per prompt."""

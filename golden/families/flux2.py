@@ -26,9 +26,6 @@ class Flux2Klein(Family):
     is_flow = True
     half_precision = "bfloat16"
 
-    def network(self, pipeline: Any) -> Any:
-        return pipeline.transformer
-
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """Hidden states of three layers of the language model side by side."""
         embeddings: Embeddings = {}

@@ -19,9 +19,6 @@ class HunyuanDiT(Family):
         # Or the pipeline would change the size to one of its list, and the noise would not fit.
         return {"use_resolution_binning": False}
 
-    def network(self, pipeline: Any) -> Any:
-        return pipeline.transformer
-
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """NPNet reads the first encoder's embeddings, CLIP's; both come with masks of the tokens that count."""
         embeddings: Embeddings = {}

@@ -30,9 +30,6 @@ class PackedFamily(Family):
     def embedding_dim(self, pipeline: Any) -> int:
         return int(self.network(pipeline).config.joint_attention_dim)
 
-    def network(self, pipeline: Any) -> Any:
-        return pipeline.transformer
-
     def pack(self, pipeline: Any, latents: "Tensor") -> "Tensor":
         cells = latents.unflatten(3, (-1, _SIDE)).unflatten(2, (-1, _SIDE))
         return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)

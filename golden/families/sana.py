@@ -4,13 +4,14 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from ..samplers import FLOW_SAMPLERS
-from .base import Embeddings, Family, name_outputs
+from .base import Embeddings, name_outputs
+from .masked import MaskedFamily
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Sana(Family):
+class Sana(MaskedFamily):
     name = "sana"
     title = "SANA"
     class_prefix = "SanaPipeline"
@@ -22,14 +23,6 @@ class Sana(Family):
     half_precision = "bfloat16"
     latents_in_fp32 = True
 
-    def call_arguments(self) -> dict[str, Any]:
-        # Or the pipeline would change the size to one of its list, and the noise would not fit.
-        # Its default negative prompt, "", is refused beside the embeddings of one.
-        return {"use_resolution_binning": False, "negative_prompt": None}
-
-    def network(self, pipeline: Any) -> Any:
-        return pipeline.transformer
-
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """Embeddings with masks of the tokens that count, after the instruction that the pipeline itself puts first."""
         call = inspect.signature(type(pipeline).__call__).parameters
@@ -39,22 +32,7 @@ class Sana(Family):
             max_sequence_length=self.num_tokens,
             complex_human_instruction=call["complex_human_instruction"].default,
         )
-        names = (
-            "prompt_embeds",
-            "prompt_attention_mask",
-            "negative_prompt_embeds",
-            "negative_prompt_attention_mask",
-        )
-        return name_outputs(names, encoded)
-
-    def npnet_embeds(self, embeddings: Embeddings) -> "Tensor":
-        """Zeros stand for the tokens beyond the prompt, which the transformer does not read."""
-        embeds = embeddings["prompt_embeds"]
-        mask = embeddings.get("prompt_attention_mask")
-        return embeds if mask is None else embeds * mask.unsqueeze(-1).to(embeds)
-
-    def embedding_dim(self, pipeline: Any) -> int:
-        return int(self.network(pipeline).config.caption_channels)
+        return name_outputs(self.encoded, encoded)
 
     def find_cut(self, pipeline: Any, prompt: str) -> str:
         """The instruction's tokens do not count; two of 300 are lost to marks."""

@@ -21,9 +21,6 @@ class StableDiffusion3(Family):
     is_flow = True
     optional_parts = ("text_encoder_3", "tokenizer_3")
 
-    def network(self, pipeline: Any) -> Any:
-        return pipeline.transformer
-
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """CLIP's tokens, padded to T5's width, and then T5's."""
         encoded = pipeline.encode_prompt(

@@ -29,9 +29,6 @@ class ZImage(Family):
         """The pipeline's guidance is `cond + w (cond - uncond)`: 0 is none."""
         return {"guidance_scale": guidance_scale - 1}
 
-    def network(self, pipeline: Any) -> Any:
-        return pipeline.transformer
-
     def encode(self, pipeline: Any, prompts: list[str]) -> Embeddings:
         """Tokens, with zeros up to 512: the pipeline's rows have different lengths."""
         encoded = pipeline.encode_prompt(

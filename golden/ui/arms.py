@@ -13,46 +13,73 @@ MAX_ARMS = 4
 
 @dataclass(frozen=True)
 class ArmWords:
-    """What the page calls an arm: `title` above its image, `short` in tables, `help` for those who ask."""
+    """What the page calls an arm: `title` above its image, `short` in tables, `phrase` in a sentence.
+
+    `help` is for those who ask.
+    """
 
     title: str
     short: str
+    phrase: str
     help: str
 
 
 _WORDS = {
-    "standard": ArmWords("Standard noise", "standard", "The random noise of the seed, unchanged."),
-    "npnet": ArmWords("Golden noise", "golden", "The same noise after NPNet has changed it for this prompt."),
+    "standard": ArmWords("Standard noise", "standard", "standard noise", "The random noise of the seed, unchanged."),
+    "npnet": ArmWords(
+        "Golden noise", "golden", "golden noise", "The same noise after NPNet has changed it for this prompt."
+    ),
     "inversion": ArmWords(
         "Re-denoised noise",
         "re-denoised",
+        "target noise of re-denoise sampling",
         "A few guided steps towards the prompt and back: what NPNet learns to predict, at the price of those steps.",
     ),
     "repaint": ArmWords(
-        "Repainted noise", "repainted", "One guided step towards the prompt, then fresh random noise: a baseline."
+        "Repainted noise",
+        "repainted",
+        "repainted noise",
+        "One guided step towards the prompt, then fresh random noise: a baseline.",
     ),
     "random": ArmWords(
-        "Randomly changed", "random change", "Changed as much as golden noise, but in a random direction: a control."
+        "Randomly changed",
+        "random change",
+        "randomly changed noise",
+        "Changed as much as golden noise, but in a random direction: a control.",
     ),
     "norm": ArmWords(
         "Shorter noise",
         "shorter",
+        "standard noise at golden noise's norm",
         "The seed's own noise, only scaled to the size of golden noise: a control that reads no prompt.",
     ),
     "mismatched": ArmWords(
         "Golden, wrong prompt",
         "wrong prompt",
+        "golden noise for another prompt",
         "Golden noise made for another prompt: a control. A gain here owes nothing to the prompt.",
     ),
     "unit_std": ArmWords(
-        "Golden at full size", "full size", "Golden noise scaled back to the size of the source noise: a control."
+        "Golden at full size",
+        "full size",
+        "golden noise at standard noise's variance",
+        "Golden noise scaled back to the size of the source noise: a control.",
     ),
     "ascent": ArmWords(
-        "Gradient ascent", "ascent", "Noise improved step by step for a verifier that predicts success: slow."
+        "Gradient ascent",
+        "ascent",
+        "noise by gradient ascent",
+        "Noise improved step by step for a verifier that predicts success: slow.",
     ),
-    "select_4": ArmWords("Best of 4 noises", "best of 4", "The noise, out of 4, that the verifier likes best."),
-    "select_16": ArmWords("Best of 16 noises", "best of 16", "The noise, out of 16, that the verifier likes best."),
-    "select_64": ArmWords("Best of 64 noises", "best of 64", "The noise, out of 64, that the verifier likes best."),
+    "select_4": ArmWords(
+        "Best of 4 noises", "best of 4", "best of 4 noises", "The noise, out of 4, that the verifier likes best."
+    ),
+    "select_16": ArmWords(
+        "Best of 16 noises", "best of 16", "best of 16 noises", "The noise, out of 16, that the verifier likes best."
+    ),
+    "select_64": ArmWords(
+        "Best of 64 noises", "best of 64", "best of 64 noises", "The noise, out of 64, that the verifier likes best."
+    ),
 }
 
 
@@ -62,7 +89,7 @@ def describe_arm(name: str) -> ArmWords:
         return _WORDS[name]
     words = name.replace("_", " ")
     explained = (getattr(ARMS.get(name), "__doc__", None) or words).strip().splitlines()[0]
-    return ArmWords(words.capitalize(), words, explained)
+    return ArmWords(words.capitalize(), words, words, explained)
 
 
 def list_choices(model: Model) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ FAULT_COLOURS = {
     "count": (132, 74, 170),
     "shape": (52, 98, 190),
     "colour": (206, 62, 132),
+    "attribute": (170, 120, 30),
     "position": (20, 140, 160),
     "background": (128, 96, 50),
 }

@@ -1,13 +1,13 @@
 """How it works, shown on a comparison's own noise and steps."""
 
 import base64
-from io import BytesIO
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from ..compare import Comparison
+from ..drawing import shrink, to_webp
 from ..noise import noise_health, source_noise
 from .arms import describe_arm, find_changed
 from .drawing import draw_change, draw_noise
@@ -72,8 +72,5 @@ def _describe_row(comparison: Comparison, index: int) -> dict[str, Any]:
 
 def embed(image: Image.Image, lossless: bool = False) -> str:
     """An image as a data URL, at most THUMBNAIL pixels high and wide."""
-    small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    data = BytesIO()
-    small.save(data, "WEBP", lossless=lossless, quality=80)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+    small = to_webp(shrink(image.convert("RGB"), THUMBNAIL), lossless=lossless, quality=80)
+    return "data:image/webp;base64," + base64.b64encode(small).decode()

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..arms import ARMS
 from ..compare import Comparison
-from ..drawing import side_by_side, to_png
+from ..drawing import side_by_side, to_png, to_webp
 from ..errors import InvalidInput
 from ..models import ModelSpec
 from ..request import CompareRequest
@@ -157,14 +157,13 @@ def draw_thumbnail(record: Record) -> Image.Image:
 
 def record_to_json(record: Record) -> dict[str, Any]:
     """What the browser keeps of a comparison, plain JSON: how to make it again, and how it turned out."""
-    data = io.BytesIO()
-    side_by_side([open_png(png) for png in record.images.values()], THUMBNAIL_SIDE).save(data, "WEBP", quality=70)
+    small = side_by_side([open_png(png) for png in record.images.values()], THUMBNAIL_SIDE)
     return {
         "created": record.created,
         "settings": record.described["settings"],
         "arms": list(record.request.arms),
         "correct": {arm: verdict["correct"] for arm, verdict in record.described["verdicts"].items()},
-        "thumbnail": base64.b64encode(data.getvalue()).decode(),
+        "thumbnail": base64.b64encode(to_webp(small, quality=70)).decode(),
     }
 
 

@@ -19,6 +19,7 @@ from ...errors import GoldenError, InvalidInput
 from ...model import Model
 from ...request import CompareRequest, validate
 from ...sizes import say_unchecked
+from ..arms import describe_arm
 from ..fields import has_npnet
 from ..html import render
 from ..pieces import (
@@ -54,20 +55,6 @@ from . import Page, Tab
 KEYS = "Enter for the first pair; vote with ← left, → right, T tie, B both bad. The next pair comes by itself."
 TAPS = "Vote with the buttons at the foot. The next pair comes by itself."
 TASK = "Two images, each from another noise: which matches the prompt better?"
-NAMES = {
-    "standard": "standard noise",
-    "npnet": "golden noise",
-    "inversion": "target noise of re-denoise sampling",
-    "repaint": "repainted noise",
-    "random": "randomly changed noise",
-    "norm": "standard noise at golden noise's norm",
-    "mismatched": "golden noise for another prompt",
-    "unit_std": "golden noise at standard noise's variance",
-    "ascent": "noise by gradient ascent",
-    "select_4": "best of 4 noises",
-    "select_16": "best of 16 noises",
-    "select_64": "best of 64 noises",
-}
 MIN_DISTANCE = 0.05
 """Root mean square of the differences of pixels from 0 to 1, below which the images of a pair look alike.
 
@@ -200,7 +187,7 @@ def build(page: Page, tab: gr.Tab) -> None:
 
 def build_arms(model: Model) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Which two arms are compared."""
-    choices = [(NAMES.get(arm, arm), arm) for arm in available_arms(model)]
+    choices = [(describe_arm(arm).phrase, arm) for arm in available_arms(model)]
     with gr.Accordion("What is compared", open=False, elem_id="blind_arms"), gr.Row():
         first = gr.Dropdown(choices, value="standard", label="One image is from", elem_id="blind_first")
         second = gr.Dropdown(choices, value=choices[1][1], label="The other is from", elem_id="blind_second")
@@ -277,7 +264,7 @@ def check_arms(model: Model, first: Any, second: Any) -> tuple[str, str]:
         if not isinstance(arm, str) or arm not in choices:
             raise InvalidInput(f"Unknown arm {shown(arm)}: choose two of {', '.join(choices)}.")
     if first == second:
-        raise InvalidInput(f"Both images would be from {NAMES.get(first, first)}: choose two different noises.")
+        raise InvalidInput(f"Both images would be from {describe_arm(first).phrase}: choose two different noises.")
     return first, second
 
 
@@ -310,7 +297,7 @@ def connect_votes(page: Page, ballot: Ballot) -> None:
 def show_reveal(order: Sequence[str], verdicts: Mapping[str, Verdict], vote: str = "", unchecked: str = "") -> str:
     """What the last pair's images were, and the checker's verdicts on them."""
     sides = zip(("left", "right"), order, strict=True)
-    shown_sides = [(side, arm, NAMES.get(arm, arm), verdicts.get(arm)) for side, arm in sides]
+    shown_sides = [(side, arm, describe_arm(arm).phrase, verdicts.get(arm)) for side, arm in sides]
     return render("reveal", sides=shown_sides, vote=vote, unchecked=unchecked)
 
 
@@ -327,7 +314,7 @@ def show_tally(votes: Sequence[Vote], num_skipped: int = 0) -> str:
         ("skipped as alike", str(num_skipped)),
     ]
     ranking = [
-        (NAMES.get(rating.name, rating.name), *map(write_points, astuple(rating.points)), rating.num_votes)
+        (describe_arm(rating.name).phrase, *map(write_points, astuple(rating.points)), rating.num_votes)
         for rating in rank_arms(votes)
     ]
     agreement = [
