@@ -7,7 +7,6 @@ import pandas as pd
 from eval.distances import clusters_by_prompt, diversity, diversity_ratio, find_diversities
 from eval.rendering import Variant
 from eval.summary import (
-    MIN_CLUSTERS,
     RIGHT,
     Effect,
     clusters_of,
@@ -29,7 +28,7 @@ from eval.tables import (
     name_metric,
 )
 from golden.paper import METRICS, PAPER
-from golden.statistics import Interval
+from golden.statistics import MIN_CLUSTERS, Interval
 
 
 def layout_table(rows: pd.DataFrame, effects: Sequence[Effect], metrics: Sequence[str]) -> Table:

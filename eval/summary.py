@@ -13,6 +13,7 @@ from eval.rendering import Variant
 from golden.checkers import FAULTS
 from golden.shapes import parse_caption, request_key
 from golden.statistics import (
+    MIN_CLUSTERS,
     Interval,
     Wins,
     bootstrap_mean,
@@ -29,8 +30,6 @@ CLUSTER = "cluster"
 ALL = "all"
 NOT_METRICS = {"prompt_index", "category", "prompt", "seed", "variant", "arm", "distance", "score", "reason"}
 NOT_METRICS |= {FAULT, CLUSTER}
-MIN_CLUSTERS = 8
-"""Fewer prompts give no interval, and nothing to print in bold."""
 
 
 def find_metrics(rows: pd.DataFrame) -> list[str]:

@@ -1,7 +1,8 @@
 """What a report says of a difference in words; the app's short suite says the same."""
 
-from eval.summary import MIN_CLUSTERS, Effect
+from eval.summary import Effect
 from eval.tables import begin, format_difference, format_value, name_metric
+from golden.statistics import MIN_CLUSTERS
 
 COUNTING = (
     "Every image is compared with the baseline's from the same prompt and seed. Intervals and tests count prompts, "

@@ -19,6 +19,8 @@ from scipy.special import expit
 
 NUM_RESAMPLES = 10_000
 LEVEL = 0.95
+MIN_CLUSTERS = 8
+"""Fewer clusters (prompts, or seeds of one prompt) give no interval, and nothing to print in bold."""
 POWER = 0.8
 _CHUNK = 1000  # resamples whose draws are in memory at a time
 

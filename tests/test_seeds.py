@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from golden.checkers import Verdict
+from golden.checkers import FAULTS, Verdict
 from golden.compare import Comparison, compare
 from golden.request import CompareRequest
 from golden.ui import grid as grids
@@ -102,3 +102,8 @@ def test_it_is_drawn_while_it_runs_and_for_any_noises(tiny_model):
     assert empty.tobytes() != full.tobytes()
     assert [arm.name for arm in summarise(grid)] == ["standard", "golden", "shorter", "random change"]
     assert all(arm.num_checked == 0 and arm.difference == "" for arm in summarise(grid))
+
+
+def test_every_kind_of_fault_has_a_colour_of_its_own():
+    assert set(FAULT_COLOURS) == {RIGHT, *FAULTS}
+    assert len(set(FAULT_COLOURS.values())) == len(FAULT_COLOURS)

@@ -7,14 +7,12 @@ import numpy as np
 from PIL import Image
 
 from ..models import ModelSpec
-from ..statistics import bootstrap_mean
+from ..statistics import MIN_CLUSTERS, bootstrap_mean, mean_pairwise
 from .arms import describe_arm
 from .drawing import RIGHT, Strip, draw_strips
 from .grid import AXES, Grid, describe_fixed, write_value
 from .known import write_difference
 
-MIN_CLUSTERS = 8
-"""Fewer prompts, or seeds of one prompt, give no interval."""
 _SIDE = 64  # pixels at which images are compared
 
 
@@ -43,9 +41,8 @@ def diversity(images: list[Image.Image]) -> float | None:
     if len(images) < 2:
         return None
     size = (_SIDE, _SIDE)
-    pixels = np.stack([np.asarray(image.convert("RGB").resize(size), np.float32) for image in images])
-    pairs = [np.abs(pixels[i] - pixels[j]).mean() for i in range(len(pixels)) for j in range(i)]
-    return float(100 * np.mean(pairs) / 255)
+    pixels = [np.asarray(image.convert("RGB").resize(size), np.float32) for image in images]
+    return 100 / 255 * mean_pairwise(pixels, lambda one, other: np.abs(one - other).mean())
 
 
 def images_of(grid: Grid, arm: str, row: int) -> list[Image.Image]:
