@@ -43,7 +43,7 @@ if "golden" not in sys.modules:  # this file is imported twice: by pytest, and b
     install_import_hook(checked, f"{typechecker.__name__}.check")
 
 from golden.arms import ARMS, find_arm
-from golden.errors import MissingWeights
+from golden.errors import GoldenError, MissingWeights
 from golden.families.flux2 import Flux2Klein
 from golden.families.packed import PackedFamily
 from golden.families.z_image import ZImage
@@ -66,6 +66,7 @@ from golden.npnet import (
 from golden.pipelines import Embeddings
 from golden.request import CompareRequest
 from golden.verifier import make_verifier
+from tests.drills.pages import DESKTOP, SECONDS, find_chromium
 
 # What people type or files hold comes here before anything has looked at it, and is refused in a sentence of golden's
 # own.
@@ -610,3 +611,40 @@ def break_judge(judges: JudgeSet, name: str, sentence: str = "") -> None:
         raise MissingWeights(sentence) if sentence else ValueError("<b>odd</b>\nlines")
 
     judges._loaders[name] = fail
+
+
+# --- a browser --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    try:
+        chromium = find_chromium()
+    except GoldenError as error:
+        pytest.skip(str(error))
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, url) -> Iterator[Callable]:
+    """Open the page of the module's fixture `url` at a size; a test fails if its scripts raised an error."""
+    contexts, errors = [], []
+
+    def open_it(size: tuple[int, int] = DESKTOP, query: str = "", address: str = url, **options):
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(1000 * SECONDS)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address + query)
+        page.wait_for_selector("#compare_button")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert errors == []

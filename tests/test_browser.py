@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,31 +14,14 @@ from test_app import serve
 from golden import settings
 from golden.compare import run_comparison
 from golden.drawing import to_png
-from golden.errors import GoldenError
 from golden.judges import ALL_JUDGES
 from golden.request import CompareRequest
 from golden.ui.scoreboard import Judging
 from tests.conftest import break_judge
 from tests.drills.injection import PAYLOADS, try_payloads
-from tests.drills.pages import PROMPT, compare, fill, find_chromium, open_tab, wait_done, wait_for_text
+from tests.drills.pages import DESKTOP, PHONE, PROMPT, SECONDS, compare, fill, open_tab, wait_done, wait_for_text
 
 pytestmark = pytest.mark.browser
-
-DESKTOP, PHONE = (1440, 900), (390, 844)
-SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    try:
-        chromium = find_chromium()
-    except GoldenError as error:
-        pytest.skip(str(error))
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +29,6 @@ def url(tiny_shapes) -> Iterator[str]:
     ui, address = serve(tiny_shapes)
     yield address
     ui.close(verbose=False)
-
-
-@pytest.fixture
-def open_page(browser, url) -> Iterator[Callable]:
-    """Open the page at a size; a test ends in failure if its scripts raised an error."""
-    contexts, errors = [], []
-
-    def open_it(size: tuple[int, int] = DESKTOP, query: str = "", address: str = url, **options):
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(1000 * SECONDS)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address + query)
-        page.wait_for_selector("#compare_button")
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert errors == []
 
 
 def keep(page, name: str) -> None:

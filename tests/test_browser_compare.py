@@ -1,37 +1,23 @@
 """The Compare and Explore tabs in a real Chromium, by what a visitor wants to do, on a desktop and on a phone."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from test_app import serve
-from test_browser import DESKTOP, GRADIOS_OWN, PHONE, SECONDS, keep, shown_pixels
+from test_browser import GRADIOS_OWN, keep, shown_pixels
 
-from golden.errors import GoldenError
 from golden.judges import JUDGES
 from golden.models import Sampling
 from golden.ui import page as whole_page
 from golden.ui.scoreboard import Judging
-from tests.drills.pages import compare, fill, find_chromium, open_tab, wait_done, wait_for_text
+from tests.drills.pages import DESKTOP, PHONE, compare, fill, open_tab, wait_done, wait_for_text
 
 pytestmark = pytest.mark.browser
 
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 FIRST, SECOND = "#images .arm:nth-child(1) .frame img", "#images .arm:nth-child(2) .frame img"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    try:
-        chromium = find_chromium()
-    except GoldenError as error:
-        pytest.skip(str(error))
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +32,6 @@ def url(tiny_shapes) -> Iterator[str]:
     ui.close(verbose=False)
 
 
-@pytest.fixture
-def visit(browser, url) -> Iterator[Callable]:
-    """Open the page at a size; a test ends in failure if its scripts raised an error."""
-    contexts, errors = [], []
-
-    def open_it(size: tuple[int, int] = DESKTOP, query: str = "", address: str = url, **options):
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(1000 * SECONDS)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address + query)
-        page.wait_for_selector("#compare_button")
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert errors == []
-
-
 def fits(page, size: tuple[int, int]) -> bool:
     return page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
@@ -75,9 +40,9 @@ def fits(page, size: tuple[int, int]) -> bool:
 
 
 @SIZES
-def test_find_out_whether_golden_noise_helps(visit, size):
+def test_find_out_whether_golden_noise_helps(open_page, size):
     """Nothing is pressed: what it is, the measured answer, a finished comparison, and the rule that drew it."""
-    page = visit(size)
+    page = open_page(size)
     page.wait_for_selector(SECOND)
     said = page.inner_text("#intro")
     assert "starts from random noise" in said
@@ -97,9 +62,9 @@ def test_find_out_whether_golden_noise_helps(visit, size):
 
 
 @SIZES
-def test_see_what_changed_in_the_noise(visit, size):
+def test_see_what_changed_in_the_noise(open_page, size):
     """How it works: this comparison's source noise, change, golden noise, and the steps of both images."""
-    page = visit(size)
+    page = open_page(size)
     page.wait_for_selector(SECOND)
     assert not page.locator("#how").is_visible()
     page.click("[data-action=how]")
@@ -119,11 +84,11 @@ def test_see_what_changed_in_the_noise(visit, size):
 
 
 @SIZES
-def test_find_out_what_a_word_means(visit, size, tiny_shapes, tiny_judges):
+def test_find_out_what_a_word_means(open_page, size, tiny_shapes, tiny_judges):
     """Every term says what it means to who points at it, tabs to it or taps it; judges say what they cannot see."""
     ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(JUDGES, 0.5)))
     try:
-        page = visit(size, address=address, has_touch=size == PHONE)
+        page = open_page(size, address=address, has_touch=size == PHONE)
         compare(page, "a star above a heart", 1, 2)
         for term, words in (
             ("#health .term >> text=whiteness", "coarse and fine grain"),
@@ -156,9 +121,9 @@ def test_find_out_what_a_word_means(visit, size, tiny_shapes, tiny_judges):
 
 
 @SIZES
-def test_make_three_yellow_stars(visit, size):
+def test_make_three_yellow_stars(open_page, size):
     """By choosing, without typing; then the text is edited, and the lists follow."""
-    page = visit(size)
+    page = open_page(size)
     page.wait_for_selector(SECOND)
     for name, choice in (("relation", "alone"), ("background", "any background")):
         page.select_option(f"#composer select[name={name}]", choice)
@@ -176,9 +141,9 @@ def test_make_three_yellow_stars(visit, size):
 
 
 @SIZES
-def test_correct_a_misspelt_word_where_it_stands(visit, size):
+def test_correct_a_misspelt_word_where_it_stands(open_page, size):
     """Before anything is compared, and without reading the vocabulary in an error."""
-    page = visit(size)
+    page = open_page(size)
     fill(page, "#prompt", "three yelow strs ")
     page.click(".prompt-help button[data-with=yellow]")
     page.wait_for_function("document.querySelector('#prompt textarea').value == 'three yellow strs '")
@@ -189,8 +154,8 @@ def test_correct_a_misspelt_word_where_it_stands(visit, size):
     page.wait_for_url("**three+yellow+stars**")
 
 
-def test_a_refused_request_leaves_no_image_that_seems_to_be_its_own(visit):
-    page = visit()
+def test_a_refused_request_leaves_no_image_that_seems_to_be_its_own(open_page):
+    page = open_page()
     compare(page, "a star", 1, 2)
     opacity = "selector => Number(getComputedStyle(document.querySelector(selector)).opacity)"
     assert page.evaluate(opacity, "#images .frame") == 1
@@ -203,8 +168,8 @@ def test_a_refused_request_leaves_no_image_that_seems_to_be_its_own(visit):
     page.wait_for_function(f"({opacity})('#images .frame') == 1")
 
 
-def test_reroll_only_what_is_not_locked(visit):
-    page = visit()
+def test_reroll_only_what_is_not_locked(open_page):
+    page = open_page()
     compare(page, "a star", 3, 2)
     page.click("#lock input")
     page.click("#reroll_button")
@@ -222,11 +187,11 @@ def test_reroll_only_what_is_not_locked(visit):
 
 
 @SIZES
-def test_compare_four_noises(visit, size, tiny_shapes, tiny_judges):
+def test_compare_four_noises(open_page, size, tiny_shapes, tiny_judges):
     """Four images of one seed, a score of each, a slider between any two, and a link that brings them back."""
     ui, address = serve(tiny_shapes, Judging(tiny_judges, "embedded", dict.fromkeys(JUDGES, 0.5)))
     try:
-        page = visit(size, address=address)
+        page = open_page(size, address=address)
         for arm in ("norm", "mismatched"):
             page.check(f"#arms input[name={arm}]")
         compare(page, "a star", 7, 2)
@@ -253,7 +218,7 @@ def test_compare_four_noises(visit, size, tiny_shapes, tiny_judges):
         page.keyboard.press("ArrowRight")
         assert page.get_attribute("#slider .slider", "aria-valuenow") == "27"
 
-        again = visit(size, address=address, query="?" + page.url.split("?")[1])
+        again = open_page(size, address=address, query="?" + page.url.split("?")[1])
         wait_done(again, "a star", 7)
         again_images = [shown_pixels(again, f"#images .arm:nth-child({place}) .frame img") for place in range(1, 5)]
         assert again_images == images
@@ -261,8 +226,8 @@ def test_compare_four_noises(visit, size, tiny_shapes, tiny_judges):
         ui.close(verbose=False)
 
 
-def test_a_fifth_noise_and_none_are_refused_in_a_sentence(visit):
-    page = visit()
+def test_a_fifth_noise_and_none_are_refused_in_a_sentence(open_page):
+    page = open_page()
     for arm in ("norm", "mismatched", "random"):
         page.check(f"#arms input[name={arm}]")
     page.click("#compare_button")
@@ -273,10 +238,10 @@ def test_a_fifth_noise_and_none_are_refused_in_a_sentence(visit):
     wait_for_text(page, "#status", "The arms must be a list of names")
 
 
-def test_only_what_the_model_can_do_is_offered(visit, tiny_shapes):
+def test_only_what_the_model_can_do_is_offered(open_page, tiny_shapes):
     ui, address = serve(replace(tiny_shapes, npnet=None, verifier=None))
     try:
-        page = visit(address=address)
+        page = open_page(address=address)
         names = [box.get_attribute("name") for box in page.locator("#arms input").all()]
         assert names == ["standard", "inversion", "repaint", "best_norm"]
         assert "No NPNet is known" in page.inner_text("#intro")
@@ -291,9 +256,9 @@ def test_only_what_the_model_can_do_is_offered(visit, tiny_shapes):
 
 
 @SIZES
-def test_see_whether_it_holds_for_many_seeds(visit, size):
+def test_see_whether_it_holds_for_many_seeds(open_page, size):
     """Standard above golden, counts and diversity in figures, and the difference with its interval."""
-    page = visit(size)
+    page = open_page(size)
     fill(page, "#num_inference_steps", 1)
     open_tab(page, "Explore")
     fill(page, "#grid_prompts", "a star")
@@ -316,10 +281,10 @@ def test_see_whether_it_holds_for_many_seeds(visit, size):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_what_is_opened_and_filled(visit, scheme):
+def test_axe_finds_nothing_serious_in_what_is_opened_and_filled(open_page, scheme):
     """How it works, four noises in the slider, a misspelt word, and the table over a grid."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    page, found = visit(color_scheme=scheme), {}
+    page, found = open_page(color_scheme=scheme), {}
 
     def check(place: str) -> None:
         results = axe.Axe().run(page, context={"exclude": [[selector] for selector in GRADIOS_OWN]})

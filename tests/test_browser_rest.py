@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from test_app import find_free_port, serve
-from test_browser import DESKTOP, GOLDEN, GRADIOS_OWN, PHONE, SECONDS, browser, keep, open_page, shown_pixels, url  # noqa: F401
+from test_browser import GOLDEN, GRADIOS_OWN, keep, shown_pixels, url  # noqa: F401
 
 from eval import short_suite
 from golden import settings
@@ -22,7 +22,7 @@ from golden.request import CompareRequest
 from golden.ui import app
 from golden.ui.switching import Switch
 from golden.ui.tabs import blind
-from tests.drills.pages import PROMPT, compare, fill, open_tab, wait_done, wait_for_text
+from tests.drills.pages import DESKTOP, PHONE, PROMPT, SECONDS, compare, fill, open_tab, wait_done, wait_for_text
 
 pytestmark = pytest.mark.browser
 
@@ -38,7 +38,7 @@ DROP = """async ([bytes, name]) => {
 
 
 @pytest.fixture
-def reopen(open_page, monkeypatch) -> Callable:  # noqa: F811
+def reopen(open_page, monkeypatch) -> Callable:
     """Open the page, and open it again in the same browser: as after a refresh, or on the next day."""
 
     def open_it(size: tuple[int, int], **options):
@@ -94,7 +94,7 @@ def test_vote_ten_times_with_one_hand(reopen, never_alike, size):
     assert Path(download.value.path()).read_text().count("\n") == 11
 
 
-def test_pairs_that_look_alike_are_skipped_and_counted(open_page, monkeypatch):  # noqa: F811
+def test_pairs_that_look_alike_are_skipped_and_counted(open_page, monkeypatch):
     distances = iter([0.01, 0.02, 0.5, 0.5])
     monkeypatch.setattr(blind, "measure_distance", lambda images: next(distances))
     page = open_page()
@@ -108,7 +108,7 @@ def test_pairs_that_look_alike_are_skipped_and_counted(open_page, monkeypatch): 
     assert "less than 5% (root mean square" in page.inner_text("#blind")
 
 
-def test_vote_on_any_two_noises(open_page, never_alike):  # noqa: F811
+def test_vote_on_any_two_noises(open_page, never_alike):
     page = open_page()
     fill(page, "#num_inference_steps", 1)
     open_tab(page, "Blind")
@@ -168,7 +168,7 @@ def test_reopen_yesterdays_comparison(reopen, size):
     assert other.locator("#gallery button.thumbnail-item").count() <= 1  # what the address makes again
 
 
-def test_a_refresh_while_it_runs_makes_the_comparison_again(open_page):  # noqa: F811
+def test_a_refresh_while_it_runs_makes_the_comparison_again(open_page):
     page = open_page()
     fill(page, "#prompt", "a star")
     fill(page, "#seed", 9)
@@ -182,7 +182,7 @@ def test_a_refresh_while_it_runs_makes_the_comparison_again(open_page):  # noqa:
     wait_done(page, "a star", 9)
 
 
-def test_a_refresh_while_a_grid_runs_says_that_it_stopped(open_page):  # noqa: F811
+def test_a_refresh_while_a_grid_runs_says_that_it_stopped(open_page):
     page = open_page()
     fill(page, "#num_inference_steps", 100)
     open_tab(page, "Explore")
@@ -210,7 +210,7 @@ def test_drop_a_picture_from_last_week(reopen, tiny_shapes, size, tmp_path):
     wait_for_text(page, "#status", "not a readable PNG")
 
 
-def test_a_download_says_what_it_is(open_page):  # noqa: F811
+def test_a_download_says_what_it_is(open_page):
     page = open_page()
     compare(page, "a red star", 4, 1)
     page.hover(GOLDEN)
@@ -219,7 +219,7 @@ def test_a_download_says_what_it_is(open_page):  # noqa: F811
     assert re.fullmatch(r"golden-a-red-star-4-npnet\.png", download.value.suggested_filename)
 
 
-def test_letters_are_keys_again_after_enter(open_page):  # noqa: F811
+def test_letters_are_keys_again_after_enter(open_page):
     page = open_page()
     fill(page, "#num_inference_steps", 1)
     page.locator("#prompt textarea").fill(PROMPT)
@@ -237,7 +237,7 @@ def test_letters_are_keys_again_after_enter(open_page):  # noqa: F811
     assert page.input_value("#prompt textarea") == PROMPT
 
 
-def test_a_link_without_a_prompt_or_with_unknown_names_says_so(open_page):  # noqa: F811
+def test_a_link_without_a_prompt_or_with_unknown_names_says_so(open_page):
     page = open_page(query="?seed=5&steps=10&cfg=7")
     wait_for_text(page, "#status", "Unknown settings 'steps', 'cfg': the settings are model, prompt, seed, ")
     page = open_page(query="?seed=5")
@@ -247,7 +247,7 @@ def test_a_link_without_a_prompt_or_with_unknown_names_says_so(open_page):  # no
 # --- benchmark --------------------------------------------------------------------------------------------------------
 
 
-def test_the_models_own_report_opens_with_the_tab(open_page, tiny_shapes, tmp_path, monkeypatch):  # noqa: F811
+def test_the_models_own_report_opens_with_the_tab(open_page, tiny_shapes, tmp_path, monkeypatch):
     (tmp_path / "shapes.html").write_text("<h1>Measured</h1><script>parent.ran=1</script>")
     monkeypatch.setattr(short_suite, "STORED", tmp_path)
     monkeypatch.setitem(MODELS, "shapes", tiny_shapes.spec)
@@ -284,7 +284,7 @@ def test_see_how_sure_the_short_suite_is_while_it_runs(reopen, size):
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def test_at_another_size_the_page_says_that_nothing_is_checked(open_page):  # noqa: F811
+def test_at_another_size_the_page_says_that_nothing_is_checked(open_page):
     page = open_page()
     page.click("#size button")
     fill(page, "#height", 96)
@@ -425,7 +425,7 @@ def two_models_url(tiny_sdxl_folder, tmp_path, monkeypatch) -> Iterator[str]:
     thread.join(60)
 
 
-def test_try_another_model_without_leaving_the_page(open_page, two_models_url):  # noqa: F811
+def test_try_another_model_without_leaving_the_page(open_page, two_models_url):
     wait_until_answered(two_models_url)
     page = open_page(address=two_models_url)
     assert page.inner_text(".model-name") == "first"

@@ -5,6 +5,9 @@ import shutil
 from golden.errors import GoldenError
 
 PROMPT = "a red circle left of a blue square"
+DESKTOP, PHONE = (1440, 900), (390, 844)
+SECONDS = 60
+"""How long a page may take for anything."""
 
 
 def find_chromium() -> str:

@@ -12,10 +12,10 @@ from playwright.sync_api import Page, sync_playwright
 
 from golden.errors import ArgumentParser, run_command
 from golden.flags import add_flags, flag, read_flags
-from tests.drills.pages import compare, fill, find_chromium, open_tab, wait_for_text
+from tests.drills.pages import DESKTOP, PHONE, compare, fill, find_chromium, open_tab, wait_for_text
 from tests.drills.serving import ROOT, run_app
 
-SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+SIZES = {"desktop": DESKTOP, "phone": PHONE}
 SCHEMES = ("light", "dark")
 PROMPT, SEED = "a green heart above a purple cross", 8
 GRID = ("a red circle left of a blue square", "three yellow stars", "a green heart above a purple cross")
