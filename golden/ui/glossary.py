@@ -30,7 +30,7 @@ TERMS = {
     "win rate": "The share of these votes that golden noise won. 50 % would be a toss-up.",
     "95 % interval": (
         "Where the true value probably is: measured again and again, such an interval contains it in 95 of 100 cases. "
-        "If it contains no difference, nothing is shown yet."
+        "If it includes zero, no difference has been shown yet."
     ),
     "ties, both bad": "Votes that preferred neither image.",
 }

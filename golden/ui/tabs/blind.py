@@ -54,7 +54,7 @@ from . import Page, Tab
 
 KEYS = "Enter for the first pair; vote with ← left, → right, T tie, B both bad. The next pair comes by itself."
 TAPS = "Vote with the buttons at the foot. The next pair comes by itself."
-TASK = "Two images, each from another noise: which matches the prompt better?"
+TASK = "Two images from different noise: which one matches the prompt better?"
 MIN_DISTANCE = 0.05
 """Root mean square of the differences of pixels from 0 to 1, below which the images of a pair look alike.
 
