@@ -100,11 +100,9 @@ COMPBENCH = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 SHAPES = "shapes-553"
 EMBEDDED = {
     SHAPES: ASSETS / "shapes" / "prompts_553.jsonl",
-    "shapes-553-v2": ASSETS / "shapes" / "prompts_553_v2.jsonl",
     "shapes-hard-400": ASSETS / "shapes" / "prompts_hard_400.jsonl",
 }
-"""The shapes world's own sets: GenEval's categories and proportions (held out by wording, and in v2 by what is asked),
-and captions of several groups and relations."""
+"""The shapes world's own sets: GenEval's categories and proportions, and captions of several groups and relations."""
 
 
 def default_sets(spec: ModelSpec) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ MODELS: dict[str, ModelSpec] = {
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
             verifier=str(ASSETS / "shapes" / "verifier.safetensors"),
             checker="shapes",
-            test_sets=("shapes-553",),
+            test_sets=("shapes-553", "shapes-hard-400"),
             # Tried at 64 to 256 pixels: below 96 objects are cut off, and "three yellow stars" are 4 at 160, 7 at 192
             # and 12 at 256.
             size_limits=(0.75, 1.25),

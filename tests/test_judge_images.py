@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from golden.errors import InvalidInput
-from golden.files import ASSETS
 from golden.shapes import (
+    TEST_SETS,
     change_one_attribute,
     check_scene,
     is_held_out,
@@ -39,7 +39,6 @@ from train.shapes.judges.captions import (
 )
 from train.shapes.judges.distortions import DISTORTIONS, distort
 from train.shapes.judges.pairs import misplace
-from train.shapes.make_test_set import TEST_SETS
 
 SETTINGS = JudgeImageSettings(seed=3, captions_per_shard=2)
 NUM_SHARDS = {"train": 2, "held_out": 1}
@@ -99,7 +98,7 @@ def test_images_are_read_with_their_verdicts(folder):
 
 
 def test_no_request_is_in_both_splits_and_none_to_train_on_in_a_test_set(folder):
-    prompts = {row["prompt"] for name in TEST_SETS for row in load_test_prompts(ASSETS / "shapes" / name)}
+    prompts = {row["prompt"] for path in TEST_SETS.values() for row in load_test_prompts(path)}
     for split in SPLITS:
         captions = set(read_images(folder, split).rows["caption"])
         captions |= {draw_caption(rng(seed), split)[0] for seed in range(50)}

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from golden.checkers import FAULTS
 from golden.errors import InvalidInput, run_command
-from golden.files import ASSETS, open_image
+from golden.files import open_image
 from golden.shapes import (
     BACKGROUNDS,
     CATEGORIES,
@@ -25,6 +25,7 @@ from golden.shapes import (
     OPENINGS,
     RELATIONS,
     SHAPES,
+    TEST_SETS,
     VOCABULARY,
     Group,
     Request,
@@ -41,9 +42,9 @@ from golden.shapes import (
     render,
     request_key,
     sample_caption,
+    sample_captions,
     sample_request,
     sample_scene,
-    training_captions,
     write_caption,
 )
 from golden.shapes.__main__ import main
@@ -250,17 +251,17 @@ def test_requests_for_different_images_have_different_keys(one, other):
 
 
 def test_training_captions_ask_for_nothing_that_is_held_out():
-    requests = [parse_caption(caption) for caption in islice(training_captions(np.random.default_rng(0)), 3000)]
+    requests = [parse_caption(caption) for caption in islice(sample_captions(np.random.default_rng(0)), 3000)]
     assert not any(map(is_held_out, requests))
     assert {request.category for request in requests} == set(CATEGORIES)
 
 
 @pytest.mark.parametrize(
     ("name", "num_prompts", "categories"),
-    [("prompts_553_v2.jsonl", 553, GENEVAL_CATEGORIES), ("prompts_hard_400.jsonl", 400, HARD_CATEGORIES)],
+    [("shapes-553", 553, GENEVAL_CATEGORIES), ("shapes-hard-400", 400, HARD_CATEGORIES)],
 )
-def test_the_newer_test_sets_are_held_out(name, num_prompts, categories):
-    rows = load_test_prompts(ASSETS / "shapes" / name)
+def test_the_frozen_test_sets_are_held_out(name, num_prompts, categories):
+    rows = load_test_prompts(TEST_SETS[name])
     requests = [parse_caption(row["prompt"]) for row in rows]
     assert len({row["prompt"] for row in rows}) == len(rows) == num_prompts
     assert [request.category for request in requests] == [row["category"] for row in rows]
@@ -278,12 +279,9 @@ def test_a_quarter_of_every_category_is_held_out():
         assert {is_held_out(parse_caption(caption)) for caption in captions} == {held_out}
 
 
-def test_frozen_test_set():
-    rows = load_test_prompts()
-    counts = Counter(row["category"] for row in rows)
+def test_the_first_test_set_has_genevals_proportions():
+    counts = Counter(row["category"] for row in load_test_prompts())
     assert [counts[category] for category in GENEVAL_CATEGORIES] == [80, 99, 80, 94, 100, 100]
-    assert len({row["prompt"] for row in rows}) == len(rows) == 553
-    assert all(parse_caption(row["prompt"]).category == row["category"] for row in rows)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from torch import nn
 from golden.checkers import Verdict
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import Sampling
-from golden.shapes import CATEGORIES, is_held_out, load_test_prompts, parse_caption, request_key
+from golden.shapes import CATEGORIES, TEST_SETS, is_held_out, load_test_prompts, parse_caption, request_key
 from train.shapes import denoisers, evaluation, make_test_set, train_unet, training
-from train.shapes.make_test_set import GENEVAL_PROMPTS, HARD_PROMPTS, TEST_SETS
+from train.shapes.make_test_set import PLANS
 from train.shapes.training import SCHEDULES, TrainingPlan, train
 
 
@@ -92,9 +92,9 @@ def test_a_checkpoint_gives_its_average_and_a_missing_one_is_named(monkeypatch, 
 # --- test sets --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "num_prompts"), list(zip(TEST_SETS, (GENEVAL_PROMPTS, HARD_PROMPTS), strict=True)))
+@pytest.mark.parametrize(("name", "num_prompts"), [(name, PLANS[name][0]) for name in TEST_SETS])
 def test_a_test_set_is_held_out_different_and_in_its_proportions(name, num_prompts):
-    rows = load_test_prompts(make_test_set.ASSETS / "shapes" / name)
+    rows = load_test_prompts(TEST_SETS[name])
     assert Counter(row["category"] for row in rows) == num_prompts
     assert len({row["prompt"] for row in rows}) == len(rows) == sum(num_prompts.values())
     for row in rows:
@@ -104,14 +104,14 @@ def test_a_test_set_is_held_out_different_and_in_its_proportions(name, num_promp
 
 
 def test_a_test_set_asks_for_as_many_things_as_there_are():
-    rows = load_test_prompts(make_test_set.ASSETS / "shapes" / "prompts_hard_400.jsonl")
+    rows = load_test_prompts(TEST_SETS["shapes-hard-400"])
     assert len({request_key(parse_caption(row["prompt"])) for row in rows}) == 400
 
 
 def test_the_frozen_sets_are_what_the_command_writes(tmp_path, capsys):
     make_test_set.main(["--folder", str(tmp_path)])
-    for name in TEST_SETS:
-        assert (tmp_path / name).read_bytes() == (make_test_set.ASSETS / "shapes" / name).read_bytes()
+    for path in TEST_SETS.values():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     assert "553 prompts" in capsys.readouterr().out
 
 

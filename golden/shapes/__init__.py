@@ -21,11 +21,11 @@ from .grammar import (
     parse_caption,
     request_key,
     sample_caption,
+    sample_captions,
     sample_request,
-    training_captions,
     write_caption,
 )
-from .prompts import EMBEDDED_CATEGORIES, load_test_prompts, sample_embedded
+from .prompts import TEST_SETS, load_test_prompts
 from .scenes import (
     CHANGES,
     IMAGE_SIZE,
@@ -42,7 +42,6 @@ __all__ = [
     "CATEGORIES",
     "CHANGES",
     "COLOURS",
-    "EMBEDDED_CATEGORIES",
     "FAULTS",
     "GENEVAL_CATEGORIES",
     "HARD_CATEGORIES",
@@ -52,6 +51,7 @@ __all__ = [
     "PLURALS",
     "RELATIONS",
     "SHAPES",
+    "TEST_SETS",
     "VOCABULARY",
     "Found",
     "Group",
@@ -71,9 +71,8 @@ __all__ = [
     "render",
     "request_key",
     "sample_caption",
-    "sample_embedded",
+    "sample_captions",
     "sample_request",
     "sample_scene",
-    "training_captions",
     "write_caption",
 ]

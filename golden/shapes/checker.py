@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 
 from ..checkers import FAULTS, Verdict
 from .composer import ShapesComposer
-from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption
-from .prompts import load_test_prompts, sample_embedded
+from .grammar import BACKGROUNDS, COLOURS, PLURALS, SHAPES, Group, Request, parse_caption, sample_captions
+from .prompts import load_test_prompts
 from .scenes import IMAGE_SIZE, Scene, change_one_attribute, outline, render, sample_scene
 
 
@@ -50,14 +50,14 @@ class ShapesChecker:
         return check_image(prompt, image)
 
     def sample_prompts(self, rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
-        return sample_embedded(rng, held_out)
+        return sample_captions(rng, held_out)
 
     def list_test_prompts(self) -> tuple[str, ...]:
         return tuple(row["prompt"] for row in load_test_prompts())
 
     def sample_examples(self, rng: np.random.Generator) -> Iterator[tuple[str, Image.Image, bool]]:
         """Rendered scenes, half of them with one attribute changed, positions as often as all other attributes."""
-        for caption in sample_embedded(rng):
+        for caption in sample_captions(rng):
             request = parse_caption(caption)
             scene, right = sample_scene(request, rng), bool(rng.random() < 0.5)
             if not right:

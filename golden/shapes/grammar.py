@@ -340,10 +340,10 @@ def sample_caption(rng: np.random.Generator, category: str | None = None, held_o
     return caption + ("." if rng.random() < 0.05 else "")
 
 
-def training_captions(rng: np.random.Generator) -> Iterator[str]:
-    """Endless random captions, none of which asks for what is held out for testing."""
+def sample_captions(rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
+    """Endless random captions of all categories: what trainings may see, or what is held out for tests."""
     while True:
-        yield sample_caption(rng, held_out=False)
+        yield sample_caption(rng, held_out=held_out)
 
 
 # --- what is asked, whatever the words --------------------------------------------------------------------------------

@@ -1,32 +1,19 @@
-"""Prompts of the shapes world: the frozen test sets, and what the embedded model is asked for beside them."""
+"""Prompts of the shapes world: the frozen test sets, none of which asks for what trainings may see."""
 
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from ..files import ASSETS
-from .grammar import GENEVAL_CATEGORIES, sample_caption
 
-EMBEDDED_CATEGORIES = GENEVAL_CATEGORIES
-"""What the embedded model was trained on; the grammar knows more (CATEGORIES)."""
+TEST_SETS = {
+    "shapes-553": ASSETS / "shapes" / "prompts_553.jsonl",
+    "shapes-hard-400": ASSETS / "shapes" / "prompts_hard_400.jsonl",
+}
+"""Name -> file: GenEval's six categories in its proportions, and a hundred prompts of each harder one."""
 
 
 @cache
-def load_test_prompts(path: Path = ASSETS / "shapes" / "prompts_553.jsonl") -> tuple[dict, ...]:
-    """A frozen test set: rows {"prompt", "category"}, by default 553 in GenEval's proportions."""
+def load_test_prompts(path: Path = TEST_SETS["shapes-553"]) -> tuple[dict, ...]:
+    """A frozen test set: rows {"prompt", "category"}. `is_held_out` holds for what each of them asks."""
     return tuple(json.loads(line) for line in path.read_text().splitlines())
-
-
-def sample_embedded(rng: np.random.Generator, held_out: bool = False) -> Iterator[str]:
-    """Endless random captions that the embedded model can be asked for; for training if not `held_out`.
-
-    No training caption is in the frozen test set, or asks for what is held out.
-    """
-    frozen = {row["prompt"] for row in load_test_prompts()}
-    while True:
-        caption = sample_caption(rng, str(rng.choice(EMBEDDED_CATEGORIES)), held_out)
-        if held_out or caption not in frozen:
-            yield caption

@@ -15,7 +15,7 @@ import numpy as np
 from golden.errors import ArgumentParser, run_command
 from golden.files import ASSETS, write_bytes
 from golden.flags import add_flags, flag, read_flags
-from golden.shapes import HARD_CATEGORIES, parse_caption, request_key, sample_caption
+from golden.shapes import HARD_CATEGORIES, TEST_SETS, parse_caption, request_key, sample_caption
 
 # GenEval's proportions. Source: arXiv 2310.11513, Table 1.
 GENEVAL_PROMPTS = {
@@ -27,9 +27,8 @@ GENEVAL_PROMPTS = {
     "color_attr": 100,
 }
 HARD_PROMPTS = dict.fromkeys(HARD_CATEGORIES, 100)
-# The embedded model of today goes with prompts_553.jsonl, which was held out by wording alone.
-TEST_SETS = {"prompts_553_v2.jsonl": (GENEVAL_PROMPTS, 553), "prompts_hard_400.jsonl": (HARD_PROMPTS, 400)}
-"""File name -> (number of prompts by category, seed)."""
+PLANS = {"shapes-553": (GENEVAL_PROMPTS, 553), "shapes-hard-400": (HARD_PROMPTS, 400)}
+"""Test set -> (number of prompts by category, seed)."""
 POOL = 20
 """As many times the captions that are wanted are drawn, so that as many different things as possible are asked."""
 
@@ -72,11 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description="Write the frozen test sets of the shapes world.")
     add_flags(parser, PromptSetOptions)
     options = read_flags(PromptSetOptions, parser.parse_args(argv))
-    for name, (num_prompts, seed) in TEST_SETS.items():
+    for name, (num_prompts, seed) in PLANS.items():
+        path = options.folder / TEST_SETS[name].name
         rows = make_test_set(num_prompts, seed)
-        write_bytes(options.folder / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         num_requests = len({request_key(parse_caption(row["prompt"])) for row in rows})
-        print(f"{options.folder / name}: {len(rows)} prompts that ask for {num_requests} different things")
+        print(f"{path}: {len(rows)} prompts that ask for {num_requests} different things")
 
 
 if __name__ == "__main__":

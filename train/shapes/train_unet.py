@@ -35,7 +35,7 @@ from golden.errors import ArgumentParser, run_command
 from golden.files import atomic_path, write_bytes
 from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
-from golden.shapes import parse_caption, render, sample_scene, training_captions
+from golden.shapes import parse_caption, render, sample_captions, sample_scene
 from train.shapes import denoisers
 from train.shapes.denoisers import (
     MAX_FILE_SIZE,
@@ -136,7 +136,7 @@ def encode_captions(captions: list[str]) -> tuple[Tensor, Tensor]:
 def make_cache(options: UNetOptions) -> None:
     """Render and encode the training set once: the autoencoder costs more than a UNet step."""
     rng = rng_for(options.seed, 0)
-    captions = list(islice(training_captions(rng), options.num_captions))
+    captions = list(islice(sample_captions(rng), options.num_captions))
     vae = AutoencoderKL.from_pretrained(MODEL_FOLDER / "vae", dtype=torch.float32)
     latents = []
     for start in trange(0, len(captions), 50, desc="images"):
