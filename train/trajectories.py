@@ -4,7 +4,7 @@ The noises of a pair folder are denoised again and their latents kept at a few s
 they led to. Scenes with a known verdict, if the model's checker can draw them, add latents of finished images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,9 @@ KEPT_SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
 """After which shares of all steps latents are kept; 0 is the noise itself."""
 FINISHED_TIMESTEP = 1
 """The timestep that stands for finished latents."""
+
+
+ENCODED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,16 @@ def trace(
     return torch.stack([latents.half().cpu() for latents in kept], 1), timesteps
 
 
-def draw_examples(model: Model, num: int, seed: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
-    """Prompts, finished latents (B, C, h, w) and labels (B,) of scenes from the model's checker, in batches."""
+def draw_examples(model: Model, num: int, seed: Sequence[int]) -> tuple[list[str], Tensor, Tensor]:
+    """Prompts, finished latents (num, C, h, w) in half precision and labels (num,) of scenes from the model's checker.
+
+    There are none of a checker that draws none.
+    """
     checker: Checker | None = model.checker
-    if checker is None:
-        return
-    examples = checker.sample_examples(np.random.default_rng(seed))
-    for start in range(0, num, 64):
-        prompts, images, labels = zip(*islice(examples, min(64, num - start)), strict=True)
-        latents = encode_images(model.pipeline, images).float()
-        yield list(prompts), latents.half().cpu(), torch.tensor(labels, dtype=torch.float32)
+    assert checker is not None
+    examples = [*islice(checker.sample_examples(np.random.default_rng(seed)), num)]
+    images, labels = [image for _, image, _ in examples], [label for _, _, label in examples]
+    starts = range(0, len(examples), ENCODED_AT_ONCE)
+    latents = [encode_images(model.pipeline, images[start : start + ENCODED_AT_ONCE]).half().cpu() for start in starts]
+    prompts = [prompt for prompt, _, _ in examples]
+    return prompts, torch.cat(latents) if latents else torch.empty(0), torch.tensor(labels, dtype=torch.float32)

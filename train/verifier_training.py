@@ -21,6 +21,7 @@ from golden.files import atomic_path, load_weights
 from golden.model import Model, load_model
 from golden.noise import add_noise
 from golden.pipelines import encode_anew
+from golden.provenance import find_worker
 from golden.verifier import Verifier, make_verifier, save_verifier
 from train.pairs import read_manifest
 from train.settings import VerifierOptions
@@ -29,7 +30,8 @@ from train.workers import average_gradients, join_workers, own_share, wait_for_w
 
 NUM_VALIDATED = 512
 WARMUP_STEPS = 100
-NOISED_SHARE = 0.5  # of the scenes; the others are finished
+SHARD = 1000  # scenes that are drawn and stored together
+NUM_BLIND = 2  # timesteps, from the noise on, at which a scene under noise shows nothing that could be judged
 
 
 class VerifierTrainer:
@@ -71,9 +73,9 @@ class VerifierTrainer:
             place = int(rng.integers(len(source.timesteps)))
             return source.latents[chosen, place].float(), source.timesteps[place], prompts, labels
         clean = source.latents[chosen, 0].float()
-        if rng.random() >= NOISED_SHARE:
-            return clean, FINISHED_TIMESTEP, prompts, labels
-        timestep = int(rng.choice(self.data.timesteps[len(self.data.timesteps) // 2 :]))  # layouts are there by then
+        timestep = int(rng.choice(self.data.timesteps[NUM_BLIND:]))
+        if timestep == FINISHED_TIMESTEP:
+            return clean, timestep, prompts, labels
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(len(rows), *clean.shape[1:], generator=generator)[share]
         return add_noise(self.model.pipeline, clean, noise, timestep), timestep, prompts, labels
@@ -130,19 +132,25 @@ def area_under_curve(scores: Tensor, labels: Tensor) -> float:
 
 
 def load_scenes(model: Model, options: VerifierOptions, cache: Path) -> Trajectories | None:
-    """The drawn scenes, from `cache` if they were drawn before; None if the checker draws none."""
+    """The drawn scenes, from `cache` as far as they were drawn before; None if the checker draws none.
+
+    A shard is drawn at once; under torchrun each worker draws its share of them.
+    """
     if not options.num_scenes or model.checker is None:
         return None
-    path = cache / f"scenes-{options.num_scenes}-{options.seed}.pt"
-    if not path.is_file() and join_workers() == 0:
-        batches = [*tqdm(draw_examples(model, options.num_scenes, options.seed), "scenes", disable=None)]
-        prompts = [prompt for part, _, _ in batches for prompt in part]
-        latents, labels = torch.cat([part for _, part, _ in batches]), torch.cat([part for _, _, part in batches])
-        with atomic_path(path) as temporary:
-            torch.save({"prompts": prompts, "latents": latents, "labels": labels}, temporary)
+    rank, num_workers = find_worker()
+    sizes = [min(SHARD, options.num_scenes - start) for start in range(0, options.num_scenes, SHARD)]
+    paths = [cache / f"scenes-{options.seed}" / f"{index:05d}-{size}.pt" for index, size in enumerate(sizes)]
+    for index, path in tqdm([*enumerate(paths)][rank::num_workers], "scenes", disable=None):
+        if not path.is_file():
+            prompts, latents, labels = draw_examples(model, sizes[index], (options.seed, index))
+            with atomic_path(path) as temporary:
+                torch.save({"prompts": prompts, "latents": latents, "labels": labels}, temporary)
     wait_for_workers()
-    saved = torch.load(path, weights_only=True)
-    return Trajectories(saved["latents"][:, None], (FINISHED_TIMESTEP,), tuple(saved["prompts"]), saved["labels"])
+    parts = [torch.load(path, weights_only=True) for path in paths]
+    prompts = tuple(prompt for part in parts for prompt in part["prompts"])
+    latents, labels = (torch.cat([part[name] for part in parts]) for name in ("latents", "labels"))
+    return Trajectories(latents[:, None], (FINISHED_TIMESTEP,), prompts, labels) if prompts else None
 
 
 def run(trainer: VerifierTrainer, held_out: Trajectories, out: Path) -> Iterator[dict[str, Any]]:
