@@ -412,7 +412,7 @@ def test_the_hard_set_is_listed_if_it_is_there(monkeypatch, tmp_path):
     with pytest.raises(InvalidInput, match="Unknown prompt set 'shapes-hard-400'"):
         load_prompt_set("shapes-hard-400", None, MODELS["shapes"])
     path.write_text('{"prompt": "three stars and two hearts", "category": "two_counting"}\n')
-    assert list_names()[:3] == ("shapes-553", "shapes-553-v2", "shapes-hard-400")
+    assert list_names()[:2] == ("shapes-553", "shapes-hard-400")
     assert load_prompt_set("shapes-hard-400", None, MODELS["shapes"]).categories == ("two_counting",)
 
 

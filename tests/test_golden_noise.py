@@ -242,13 +242,13 @@ def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet
 
 @pytest.mark.usefixtures("tiny_embedded_model")
 def test_one_command_measures_two_prompt_sets(tmp_path):
-    arguments = ["--suite", "golden-noise", "--prompt-set", "shapes-553", "shapes-553-v2", "--limit", "2"]
+    arguments = ["--suite", "golden-noise", "--prompt-set", "shapes-553", "shapes-hard-400", "--limit", "2"]
     arguments += ["--num-seeds", "1", "--num-inference-steps", "2", "--arms", "standard", "npnet", "--judges", "none"]
     assert main([*arguments, "--device", "cpu", "--out", str(tmp_path)]) == 0
-    for folder in (tmp_path, tmp_path / "shapes-553", tmp_path / "shapes-553-v2"):
+    for folder in (tmp_path, tmp_path / "shapes-553", tmp_path / "shapes-hard-400"):
         assert (folder / "report.html").is_file()
         assert (folder / "comparisons.csv").is_file()
-    assert set(pd.read_csv(tmp_path / "comparisons.csv")["prompts"]) == {"shapes-553", "shapes-553-v2"}
+    assert set(pd.read_csv(tmp_path / "comparisons.csv")["prompts"]) == {"shapes-553", "shapes-hard-400"}
 
 
 @pytest.mark.usefixtures("tiny_embedded_model")
