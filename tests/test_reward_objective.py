@@ -14,6 +14,7 @@ from golden.noise import source_noise
 from golden.reward import Reward
 from golden.shapes import sample_caption
 from golden.verifier import make_verifier
+from train import verifier_training
 from train.make_shard import collect_shard
 from train.network import make_npnet
 from train.objectives import RewardObjective, find_objective
@@ -21,7 +22,7 @@ from train.pairs import write_manifest, write_shard
 from train.settings import Architecture, CollectionSettings, TrainingSettings, VerifierOptions
 from train.trainer import Trainer
 from train.trajectories import Trajectories, read_trajectories, split_held_out, trace
-from train.verifier_training import VerifierTrainer, area_under_curve, resume, run
+from train.verifier_training import VerifierTrainer, area_under_curve, load_scenes, resume, run
 
 QUICK = TrainingSettings(
     objective="reward", batch_size=8, num_epochs=2, reward_rows=16, reward_num_steps=1, reward_num_inference_steps=4
@@ -184,6 +185,33 @@ def test_a_verifier_learns_and_a_killed_training_continues_alike(tiny_shapes, tm
     other = replace(options, learning_rate=1e-3)
     with pytest.raises(InvalidInput, match="learning_rate"):
         resume(VerifierTrainer(tiny_shapes, made_up(64, 0), None, other), tmp_path / "killed")
+
+
+def test_scenes_are_the_same_however_many_workers_draw_them(tiny_shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifier_training, "SHARD", 4)
+    options = VerifierOptions(pairs=tmp_path, num_scenes=10)
+    alone = load_scenes(tiny_shapes, options, tmp_path / "alone")
+    assert alone is not None
+    assert len(alone) == 10
+    assert 0 < alone.labels.mean() < 1
+    monkeypatch.setattr(verifier_training, "find_worker", lambda: (1, 2))
+    monkeypatch.setattr(verifier_training, "wait_for_workers", lambda: load_others(tmp_path / "both"))
+
+    def load_others(cache):
+        monkeypatch.undo()
+        monkeypatch.setattr(verifier_training, "SHARD", 4)
+        assert [path.name for path in (cache / "scenes-0").iterdir()] == ["00001-4.pt"]
+        load_scenes(tiny_shapes, options, cache)
+
+    both = load_scenes(tiny_shapes, options, tmp_path / "both")
+    assert both is not None
+    assert both.prompts == alone.prompts
+    assert torch.equal(both.latents, alone.latents)
+
+
+def test_a_checker_that_draws_nothing_leaves_the_images_alone(tiny_shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tiny_shapes.checker), "sample_examples", lambda self, rng: iter(()))
+    assert load_scenes(tiny_shapes, VerifierOptions(pairs=tmp_path, num_scenes=10), tmp_path) is None
 
 
 def test_area_under_the_curve_counts_pairs():
