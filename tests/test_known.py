@@ -15,7 +15,8 @@ from golden.ui.known import find_known, read_measured
 ARMS = {
     "standard": {"right": 0.9132},
     "npnet": {"right": 0.9313, "difference": [0.018, -0.002, 0.035]},
-    "norm": {"right": 0.9358, "difference": [0.023, 0.007, 0.038]},
+    "best_norm": {"right": 0.9358, "difference": [0.023, 0.007, 0.038]},
+    "mismatched": {"right": 0.9201, "difference": [0.007, -0.008, 0.022]},
 }
 FOUND = {"num_prompts": 553, "num_seeds": 2, "arms": ARMS}
 
@@ -41,8 +42,9 @@ def test_a_measured_answer_has_figures_interval_and_the_naive_baseline(embedded)
     assert found.answer == "On 553 test prompts golden is right on 93.1 %, standard on 91.3 %:"
     assert found.difference == "+1.8 points [−0.2,\u00a0+3.5]"
     assert "which reads no prompt: 93.6 %" in found.details[0]
-    assert "2 seeds each" in found.details[1]
-    assert len(found.details) == 2
+    assert "another prompt: 92.0 %" in found.details[1]
+    assert "2 seeds each" in found.details[2]
+    assert len(found.details) == 3
 
 
 def test_the_interval_says_what_it_is(embedded):

@@ -14,6 +14,11 @@ from ..paper import PAPER
 
 FILE = "answer.json"
 """Beside an embedded model's folder: what eval/answer.py wrote after a benchmark of it."""
+CONTROLS = {
+    "best_norm": "Merely shorter noise, which reads no prompt: {}.",
+    "mismatched": "Golden noise for another prompt: {}.",
+}
+"""Arms that could explain a gain away, and what the first screen says of them."""
 _PROMPT_SETS = {"pick-a-pic": "Pick-a-Pic's prompts"}
 _SHOWN = ("PickScore", "HPSv2", "ImageReward")
 
@@ -71,9 +76,9 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
         f"{_percent(standard['right'])}:"
     )
     details = []
-    if "norm" in found["arms"]:
-        shorter = _percent(found["arms"]["norm"]["right"])
-        details.append(f"Merely shorter noise, which reads no prompt: {shorter}.")
+    for name, sentence in CONTROLS.items():
+        if name in found["arms"]:
+            details.append(sentence.format(_percent(found["arms"][name]["right"])))
     details.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} each, exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
