@@ -11,7 +11,7 @@ from golden.checkers import Verdict
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import Sampling
 from golden.shapes import CATEGORIES, TEST_SETS, is_held_out, load_test_prompts, parse_caption, request_key
-from train.shapes import denoisers, evaluation, make_test_set, train_unet, training
+from train.shapes import denoisers, draw_captions, evaluation, make_test_set, train_unet, training
 from train.shapes.make_test_set import PLANS
 from train.shapes.training import SCHEDULES, TrainingPlan, train
 
@@ -116,6 +116,21 @@ def test_the_frozen_sets_are_what_the_command_writes(tmp_path, capsys):
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_captions_to_train_on_are_different_not_held_out_and_more_often_hard(tmp_path):
+    draw_captions.main([str(tmp_path / "few.txt"), "--num-captions", "300"])
+    draw_captions.main([str(tmp_path / "more.txt"), "--num-captions", "400"])
+    few, more = ((tmp_path / name).read_text().splitlines() for name in ("few.txt", "more.txt"))
+    assert more[:300] == few
+    assert len(set(more)) == 400
+    requests = [parse_caption(caption) for caption in more]
+    assert not any(map(is_held_out, requests))
+    counts = Counter(request.category for request in requests)
+    assert set(counts) == set(CATEGORIES)
+    assert counts["three_object"] > 2 * counts["single_object"]
+    with pytest.raises(InvalidInput, match="--num-captions"):
+        draw_captions.main([str(tmp_path / "none.txt"), "--num-captions", "0"])
 
 
 def test_the_evaluation_asks_for_held_out_requests_of_every_category():
