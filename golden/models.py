@@ -155,7 +155,9 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             sampling=Sampling(num_inference_steps=20),
             # See train/shapes/README.md.
-            redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5, norm=0.7),
+            redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5, norm=0.8),
+            reward=RewardSettings(num_steps=2),
+            best_norm=0.8,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
             verifier=str(ASSETS / "shapes" / "verifier.safetensors"),
             checker="shapes",
