@@ -48,14 +48,16 @@ class Redenoise:
 class RewardSettings:
     """What a noise is rewarded for: `weights` by name, "verifier" or judges, after the first of some steps.
 
-    `num_steps` of a schedule of `num_inference_steps` are taken. The verifier sees the latents after them, judges the
-    image that they lead to.
+    `num_steps` of a schedule of `num_inference_steps` are taken. Judges see the image that is expected by then. The
+    verifier sees it `num_views` times under noise drawn anew, which drowns what a gradient could deceive it with; with
+    0 views it sees the latents themselves.
     """
 
     weights: tuple[tuple[str, float], ...] = (("verifier", 1.0),)
     num_inference_steps: int = 10
     num_steps: int = 4
     guidance_scale: float = 5.5
+    num_views: int = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps < self.num_inference_steps:
@@ -155,8 +157,7 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             sampling=Sampling(num_inference_steps=20),
             # See train/shapes/README.md.
-            redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5, norm=0.8),
-            reward=RewardSettings(num_steps=2),
+            redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5),
             best_norm=0.8,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
             verifier=str(ASSETS / "shapes" / "verifier.safetensors"),

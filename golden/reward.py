@@ -18,7 +18,7 @@ from .errors import InvalidInput
 from .families import Embeddings
 from .model import Model
 from .models import RewardSettings, Sampling
-from .noise import Noise, sample_first_steps
+from .noise import Noise, add_noise, sample_first_steps
 from .pipelines import decode_pixels
 from .verifier import missing_verifier
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # judges bring libraries that the verifier does without
     from .judges.base import Judge
 
 VERIFIER = "verifier"
+VIEWED_AT = (1.0, 0.6)  # shares of the timestep that was reached, under whose noise the verifier sees an image
 
 
 class Reward:
@@ -45,7 +46,10 @@ class Reward:
             if name != VERIFIER and name not in self.judges:
                 raise InvalidInput(f"The reward {name[:40]!r} is neither {VERIFIER!r} nor a judge that was loaded.")
 
-    def __call__(self, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = ()) -> Float[Tensor, " batch"]:
+    def __call__(
+        self, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = (), seed: int = 0
+    ) -> Float[Tensor, " batch"]:
+        """Rewards; `seed` decides under which noise the verifier sees the images, the same for all rows."""
         settings, model = self.settings, self.model
         sampling = Sampling("ddim", settings.num_inference_steps, settings.guidance_scale)
         with plain_attention(noise):
@@ -56,13 +60,32 @@ class Reward:
             pixels: Tensor | None = None
             for name, weight in settings.weights:
                 if name == VERIFIER:
-                    assert model.verifier is not None
-                    part = F.logsigmoid(model.verifier(model.pipeline, latents, timestep, embeddings))
+                    views = make_views(model.pipeline, clean, timestep, settings.num_views, seed)
+                    part = self._verify(views or [(latents, timestep)], embeddings)
                 else:
                     pixels = decode_pixels(model.pipeline, clean) if pixels is None else pixels
                     part = self.judges[name].score_pixels(pixels, list(prompts))
                 total = total + weight * part
         return total
+
+    def _verify(self, views: Sequence[tuple[Noise, int | float]], embeddings: Embeddings) -> Float[Tensor, " batch"]:
+        """The verifier's mean log-probability over views of the same rows."""
+        verifier, pipeline = self.model.verifier, self.model.pipeline
+        assert verifier is not None
+        return torch.stack([F.logsigmoid(verifier(pipeline, *view, embeddings)) for view in views]).mean(0)
+
+
+def make_views(
+    pipeline: Any, clean: Noise, timestep: int | float, num_views: int, seed: int
+) -> list[tuple[Noise, int | float]]:
+    """Images (B, C, h, w) under noise drawn anew, and the timesteps of it: `timestep` and a share of it in turns."""
+    generator = torch.Generator().manual_seed(seed)
+    views = []
+    for index in range(num_views):
+        at = round(timestep * VIEWED_AT[index % len(VIEWED_AT)])
+        noise = torch.randn(clean.shape[1:], generator=generator).to(clean)
+        views.append((add_noise(pipeline, clean, noise.expand_as(clean), at), at))
+    return views
 
 
 def plain_attention(noise: Tensor) -> AbstractContextManager:
@@ -73,12 +96,12 @@ def plain_attention(noise: Tensor) -> AbstractContextManager:
 
 
 def reward_gradient(
-    reward: Any, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = ()
+    reward: Any, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = (), seed: int = 0
 ) -> tuple[Float[Tensor, " batch"], Noise]:
     """Rewards of each row, and the gradient of each row's reward at its noise."""
     leaf = noise.detach().requires_grad_(True)
     with torch.enable_grad():
-        rewards = reward(leaf, embeddings, prompts)
+        rewards = reward(leaf, embeddings, prompts, seed)
         (gradient,) = torch.autograd.grad(rewards.sum(), leaf)
     return rewards.detach(), gradient
 
@@ -136,7 +159,7 @@ def _ascend(
     noise, velocity = source.clone(), torch.zeros_like(source)
     best, best_reward = noise.clone(), torch.full((len(source),), -torch.inf)
     for iteration in range(num_iterations + 1):
-        rewards, gradient = reward_gradient(reward, noise, embeddings, prompts)
+        rewards, gradient = reward_gradient(reward, noise, embeddings, prompts, seed=iteration)
         better = rewards.cpu() > best_reward
         best[better], best_reward = noise[better], torch.where(better, rewards.cpu(), best_reward)
         if iteration == num_iterations:

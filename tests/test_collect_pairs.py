@@ -107,7 +107,7 @@ def test_a_flows_target_is_that_of_its_own_settings(tiny_sd3):
 
 def test_settings_name_their_defaults(tmp_path):
     settings = resolve_settings(CollectionSettings(judges=("all",)))
-    assert (settings.targets, settings.filter, len(settings.judges)) == (("20x5:0.8",), "right", 6)
+    assert (settings.targets, settings.filter, len(settings.judges)) == (("20x5",), "right", 6)
     assert resolve_settings(CollectionSettings(judged=False)).filter is None
     open_collection(tmp_path, QUICK, None, 3, "cpu")
     manifest = read_manifest(tmp_path)

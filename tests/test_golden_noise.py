@@ -153,8 +153,9 @@ def test_without_a_checker_the_first_judge_leads(results):
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def plan(spec=replace(MODELS["shapes"], best_norm=1.0), **settings):
-    return SUITES["golden-noise"].make_plan(replace(spec, verifier=None), SuiteSettings(**settings))
+def plan(spec=MODELS["shapes"], **settings):
+    bare = replace(spec, verifier=None, best_norm=1.0)
+    return SUITES["golden-noise"].make_plan(bare, SuiteSettings(**settings))
 
 
 def test_what_a_model_lacks_is_left_out_in_a_sentence(tmp_path):

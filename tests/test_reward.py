@@ -8,9 +8,9 @@ import torch
 from golden.arms import ARMS, Conditions
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import RewardSettings, Sampling
-from golden.noise import first_timestep, sample_first_steps, source_noise
+from golden.noise import add_noise, first_timestep, sample_first_steps, source_noise
 from golden.pipelines import denoise, encode_prompts, latent_shape
-from golden.reward import Reward, ascend, clip_rows, reward_gradient
+from golden.reward import Reward, ascend, clip_rows, make_views, reward_gradient
 from golden.samplers import make_sampler
 from golden.verifier import make_verifier
 
@@ -56,6 +56,28 @@ def test_ascent_climbs_and_keeps_the_norm(verified, inputs):
         assert (reward(golden, embeddings) > reward(noise, embeddings)).all()
     assert torch.allclose(golden.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1), rtol=1e-5)
     assert torch.equal(ascend(reward, noise, embeddings, num_iterations=0), noise)
+
+
+def test_the_verifier_sees_images_under_noise_of_their_timestep(verified, inputs):
+    clean, _ = inputs
+    views = make_views(verified.pipeline, clean, 501, 4, seed=3)
+    assert [timestep for _, timestep in views] == [501, 301, 501, 301]
+    again = make_views(verified.pipeline, clean[1:], 501, 4, seed=3)
+    for (view, timestep), (alone, _) in zip(views, again, strict=True):
+        assert torch.equal(view[1:], alone)
+        noise = view - add_noise(verified.pipeline, clean, torch.zeros_like(clean), timestep)
+        assert torch.allclose(noise[0], noise[1], atol=1e-5)
+    assert not torch.equal(views[0][0], views[2][0])
+    assert not torch.equal(views[0][0], make_views(verified.pipeline, clean, 501, 1, seed=4)[0][0])
+
+
+def test_without_views_the_verifier_sees_the_latents(verified, inputs):
+    noise, embeddings = inputs
+    with torch.no_grad():
+        reward = Reward(verified, RewardSettings(num_inference_steps=4, num_steps=2, num_views=0))(noise, embeddings)
+        latents, timestep, _ = sample_first_steps(verified.pipeline, noise, embeddings, Sampling("ddim", 4, 5.5), 2)
+        logits = verified.verifier(verified.pipeline, latents, timestep, embeddings)
+    assert torch.allclose(reward, torch.nn.functional.logsigmoid(logits), atol=1e-5)
 
 
 def test_clipping_bounds_each_row_alone_and_drops_nan():

@@ -188,7 +188,11 @@ class RewardObjective(Objective):
             if name != VERIFIER
         }
         steps = RewardSettings(
-            weights, settings.reward_num_inference_steps, settings.reward_num_steps, model.spec.sampling.guidance_scale
+            weights,
+            settings.reward_num_inference_steps,
+            settings.reward_num_steps,
+            model.spec.sampling.guidance_scale,
+            settings.reward_num_views,
         )
         prompts = [*dict.fromkeys(read_rows(data)["prompt"])]
         held_out = [prompt for prompt in prompts if is_held_out(prompt)]
@@ -223,7 +227,7 @@ class RewardObjective(Objective):
         if rewarded.requires_grad:
             rewarded.register_hook(lambda gradient: clip_rows(gradient, gradient.flatten(1).norm(dim=1).median()))
         change = (golden - batch.source).square().mean()
-        return self.settings.change_penalty * change - self._rewards(rewarded, batch).mean()
+        return self.settings.change_penalty * change - self._rewards(rewarded, batch, seed=context.step).mean()
 
     def figure(self, network: Network, batch: Any, context: Context) -> Tensor:
         return -self._rewards(network(batch.source, self._read(batch)), batch).mean()
@@ -232,10 +236,10 @@ class RewardObjective(Objective):
         """The embeddings of a batch that NPNet reads."""
         return self.reward.model.family.npnet_embeds(batch._asdict())[:, : self.num_tokens]
 
-    def _rewards(self, golden: Tensor, batch: Any) -> Tensor:
+    def _rewards(self, golden: Tensor, batch: Any, seed: int = 0) -> Tensor:
         embeddings = {name: getattr(batch, name) for name in batch._fields[2:]}
         with torch.autocast(golden.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            return self.reward(golden, embeddings, [self.texts[row] for row in batch.row.tolist()]).float()
+            return self.reward(golden, embeddings, [self.texts[row] for row in batch.row.tolist()], seed).float()
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()

@@ -82,6 +82,9 @@ class TrainingSettings:
     reward_judges: str = flag("embedded", "objective reward: weights of the judges", choices=("embedded", "published"))
     reward_num_steps: int = flag(4, "objective reward: guided steps that are taken from the noise")
     reward_num_inference_steps: int = flag(10, "objective reward: the schedule of which they are the first")
+    reward_num_views: int = flag(
+        4, "objective reward: how often the verifier sees an image under new noise; 0: it sees the latents themselves"
+    )
     reward_rows: int = flag(8192, "objective reward: noises per epoch, each drawn anew")
     change_penalty: float = flag(0.15, "objective reward: weight of the mean squared change of the noise")
     bf16: bool = flag(False, "bfloat16 in all branches but the singular one")
