@@ -80,7 +80,7 @@ def make_views(
 ) -> list[tuple[Noise, int | float]]:
     """Images (B, C, h, w) under noise drawn anew, and the timesteps of it: `timestep` and a share of it in turns."""
     generator = torch.Generator().manual_seed(seed)
-    views = []
+    views: list[tuple[Noise, int | float]] = []
     for index in range(num_views):
         at = round(timestep * VIEWED_AT[index % len(VIEWED_AT)])
         noise = torch.randn(clean.shape[1:], generator=generator).to(clean)

@@ -31,6 +31,7 @@ from train.workers import average_gradients, join_workers, own_share, wait_for_w
 NUM_VALIDATED = 512
 WARMUP_STEPS = 100
 SHARD = 1000  # scenes that are drawn and stored together
+PARTS = ("prompts", "latents", "labels")
 NUM_BLIND = 2  # timesteps, from the noise on, at which a scene under noise shows nothing that could be judged
 
 
@@ -143,9 +144,9 @@ def load_scenes(model: Model, options: VerifierOptions, cache: Path) -> Trajecto
     paths = [cache / f"scenes-{options.seed}" / f"{index:05d}-{size}.pt" for index, size in enumerate(sizes)]
     for index, path in tqdm([*enumerate(paths)][rank::num_workers], "scenes", disable=None):
         if not path.is_file():
-            prompts, latents, labels = draw_examples(model, sizes[index], (options.seed, index))
+            drawn = dict(zip(PARTS, draw_examples(model, sizes[index], (options.seed, index)), strict=True))
             with atomic_path(path) as temporary:
-                torch.save({"prompts": prompts, "latents": latents, "labels": labels}, temporary)
+                torch.save(drawn, temporary)
     wait_for_workers()
     parts = [torch.load(path, weights_only=True) for path in paths]
     prompts = tuple(prompt for part in parts for prompt in part["prompts"])
