@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from golden import hub as hub_client
 from golden.errors import BadWeights, InvalidInput, MissingWeights
@@ -520,18 +520,26 @@ def test_overrides(tmp_path):
         load_npnet(path, num_tokens=6)
 
 
-def test_files_of_the_first_version_load():
-    """The embedded NPNet is one."""
-    with safe_open(ASSETS / "shapes" / "npnet.safetensors", framework="pt") as file:
-        flat = json.loads(file.metadata()[CONFIG_KEY])
-    assert "version" not in flat
-    config = load_npnet(ASSETS / "shapes" / "npnet.safetensors").config
-    assert (config.height, config.embedding_dim) == (flat["height"], flat["embedding_dim"])
-    assert (config.singular.canonical_signs, config.singular.hidden) == (flat["canonical_signs"], flat["svd_hidden"])
+FIRST_EMBEDDED = {
+    **{"channels": 4, "height": 16, "width": 16, "num_tokens": 24, "embedding_dim": 256},
+    **{"use_singular": True, "use_residual": False, "use_text": False, "attention": True, "canonical_signs": True},
+    **{"text_map_size": 8, "side_by_side": True, "image_channels": 16, "layout_rank": 256, "layout_hidden": 256},
+    **{"svd_hidden": 64, "svd_output_hidden": 128, "swin": {"image_size": 16, "patch_size": 1, "embed_dim": 48}},
+}
+"""The config of the NPNet that version 0.1.0 embedded, but for its number of tokens."""
+
+
+def test_files_of_the_first_version_load(tmp_path):
+    embedded = ASSETS / "shapes" / "npnet.safetensors"
+    with safe_open(embedded, framework="pt") as file:
+        assert json.loads(file.metadata()[CONFIG_KEY])["version"] > 1
+    save_file(load_file(embedded), tmp_path / "first.safetensors", {CONFIG_KEY: json.dumps(FIRST_EMBEDDED)})
+    config = load_npnet(tmp_path / "first.safetensors").config
+    assert (config.height, config.embedding_dim) == (16, 256)
+    assert (config.singular.canonical_signs, config.singular.hidden) == (True, 64)
     assert (config.residual, config.text) == (None, None)
-    assert config.layout == LayoutConfig(flat["layout_rank"], flat["layout_hidden"])
-    assert not flat["use_residual"]
-    assert not flat["use_text"]
+    assert config.layout == LayoutConfig(256, 256)
+    assert not config.keep_norm
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_one_extreme_row_does_not_drown_the_others(objective):
     class Extreme:
         model = objective.reward.model
 
-        def __call__(self, noise, embeddings, prompts):
+        def __call__(self, noise, embeddings, prompts, seed):
             weights = torch.ones(len(noise))
             weights[0] = 1e6
             return weights * noise.mean((1, 2, 3))
