@@ -16,10 +16,9 @@ import numpy as np
 
 from golden.checkers import find_checker
 from golden.errors import GoldenError, InvalidInput
-from golden.files import ASSETS
 from golden.models import ModelSpec
 from golden.request import MAX_PROMPT_CHARS
-from golden.shapes import load_test_prompts
+from golden.shapes import TEST_SETS, load_test_prompts
 
 PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text")
 CATEGORY_COLUMNS = ("category", "categories", "tag", "challenge")
@@ -98,11 +97,6 @@ PROTOCOLS: dict[str, Protocol] = {
 COMPBENCH = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 """The categories of T2I-CompBench, 300 validation prompts each. Source: arXiv 2307.06350, section 3."""
 SHAPES = "shapes-553"
-EMBEDDED = {
-    SHAPES: ASSETS / "shapes" / "prompts_553.jsonl",
-    "shapes-hard-400": ASSETS / "shapes" / "prompts_hard_400.jsonl",
-}
-"""The shapes world's own sets: GenEval's categories and proportions, and captions of several groups and relations."""
 
 
 def default_sets(spec: ModelSpec) -> tuple[str, ...]:
@@ -112,23 +106,23 @@ def default_sets(spec: ModelSpec) -> tuple[str, ...]:
 
 def list_names() -> tuple[str, ...]:
     """The names of prompt sets: those embedded here, those of the paper, and "own" for any file."""
-    return (*(name for name, path in EMBEDDED.items() if path.is_file()), *PROTOCOLS, "own")
+    return (*(name for name, path in TEST_SETS.items() if path.is_file()), *PROTOCOLS, "own")
 
 
 def load_prompt_set(name: str, path: Path | None, spec: ModelSpec) -> PromptSet:
-    """A prompt set by name: those of EMBEDDED come with golden, the others are read from the file `path`.
+    """A prompt set by name: those of TEST_SETS come with golden, the others are read from the file `path`.
 
     Raises: InvalidInput for an unknown name, a missing or broken file, or one without a usable prompt.
     """
     if name not in list_names():
         raise InvalidInput(f"Unknown prompt set {name!r}: choose one of {', '.join(list_names())}.")
-    if name in EMBEDDED:
+    if name in TEST_SETS:
         if path is not None:
             raise InvalidInput(
                 f"The prompt set {name!r} is embedded: leave out --prompts, or --prompt-set for your own."
             )
         return PromptSet(
-            name, tuple(Prompt(row["prompt"], row["category"]) for row in load_test_prompts(EMBEDDED[name]))
+            name, tuple(Prompt(row["prompt"], row["category"]) for row in load_test_prompts(TEST_SETS[name]))
         )
     if path is None:
         source = f" from {PROTOCOLS[name].source}" if name in PROTOCOLS else ""

@@ -49,8 +49,8 @@ class RewardSettings:
     """What a noise is rewarded for: `weights` by name, "verifier" or judges, after the first of some steps.
 
     `num_steps` of a schedule of `num_inference_steps` are taken. Judges see the image that is expected by then. The
-    verifier sees it `num_views` times under noise drawn anew, which drowns what a gradient could deceive it with; with
-    0 views it sees the latents themselves.
+    verifier sees it `num_views` times, each time under noise drawn anew, so that a gradient cannot exploit one
+    particular noise; with 0 views it sees the latents themselves.
     """
 
     weights: tuple[tuple[str, float], ...] = (("verifier", 1.0),)
@@ -65,6 +65,8 @@ class RewardSettings:
                 f"A reward takes 1 to {self.num_inference_steps - 1} of {self.num_inference_steps} steps, "
                 f"got {self.num_steps}."
             )
+        if self.num_views < 0:
+            raise InvalidInput(f"The verifier sees an image 0 or more times under new noise, got {self.num_views}.")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class ModelSpec:
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
     local file, or None; `verifier` a local file, or None; `checker` a name of CHECKERS, or None if its images cannot be
     checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else is done to it, chosen
-    on other prompts than those of `test_sets`, which are names of EMBEDDED in eval/prompt_sets.py. `size_limits` are
+    on other prompts than those of `test_sets`, which are names of TEST_SETS in golden/shapes. `size_limits` are
     the smallest and largest side that it can draw, as shares of its native one.
     """
 

@@ -407,7 +407,7 @@ def test_a_limit_keeps_the_share_of_each_category():
 
 def test_the_hard_set_is_listed_if_it_is_there(monkeypatch, tmp_path):
     path = tmp_path / "hard.jsonl"
-    monkeypatch.setitem(prompt_sets.EMBEDDED, "shapes-hard-400", path)
+    monkeypatch.setitem(prompt_sets.TEST_SETS, "shapes-hard-400", path)
     assert "shapes-hard-400" not in list_names()
     with pytest.raises(InvalidInput, match="Unknown prompt set 'shapes-hard-400'"):
         load_prompt_set("shapes-hard-400", None, MODELS["shapes"])

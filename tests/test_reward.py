@@ -126,6 +126,8 @@ def test_what_is_missing_is_named(tiny_model, verified):
         Reward(verified, RewardSettings((("PickScore", 1.0),)))
     with pytest.raises(InvalidInput, match="1 to 9 of 10"):
         RewardSettings(num_steps=10)
+    with pytest.raises(InvalidInput, match="0 or more times"):
+        RewardSettings(num_views=-1)
     for arm in ("ascent", "select_4"):
         with pytest.raises(MissingWeights, match="verifier"):
             ARMS[arm](torch.zeros(1, 4, 16, 16), Conditions(replace(tiny_model, verifier=None), None, {}, [0]))
