@@ -4,11 +4,10 @@ The noises of a pair folder are denoised again and their latents kept at a few s
 they led to. Scenes with a known verdict, if the model's checker can draw them, add latents of finished images.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,9 +31,7 @@ KEPT_SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
 """After which shares of all steps latents are kept; 0 is the noise itself."""
 FINISHED_TIMESTEP = 1
 """The timestep that stands for finished latents."""
-
-
-ENCODED_AT_ONCE = 64
+ENCODED_AT_ONCE = 64  # scenes
 
 
 @dataclass(frozen=True)
@@ -71,20 +68,28 @@ def read_trajectories(folder: Path, model: Model, label: str, cache: Path, bf16:
     settings = read_manifest(folder)["settings"]
     if settings["model"] != model.spec.name:
         raise InvalidInput(f"{folder} was collected with the model {settings['model']!r}, not {model.spec.name!r}.")
-    rank, num_workers = find_worker()
     paths = {index: cache / f"{index:05d}.pt" for index in finished_shards(folder)}
-    for index, path in tqdm([*paths.items()][rank::num_workers], "trajectories", disable=None):
-        if not path.is_file():
-            part = _trace_shard(folder, index, model, label, settings["num_inference_steps"], bf16)
-            with atomic_path(path) as temporary:
-                torch.save(part, temporary)
-    wait_for_workers()
-    parts = [torch.load(path, weights_only=True) for path in paths.values()]
-    if not parts:
+    if not paths:
         raise InvalidInput(f"{folder} has no finished shard: collect pairs first.")
-    prompts = tuple(prompt for part in parts for prompt in part["prompts"])
-    latents, labels = (torch.cat([part[name] for part in parts]) for name in ("latents", "labels"))
-    return Trajectories(latents, tuple(parts[0]["timesteps"]), prompts, _scale_labels(labels))
+    num_steps = settings["num_inference_steps"]
+    data = read_parts(paths, lambda index: _trace_shard(folder, index, model, label, num_steps, bf16), "trajectories")
+    return replace(data, labels=_scale_labels(data.labels))
+
+
+def read_parts(paths: Mapping[int, Path], make: Callable[[int], Trajectories], title: str) -> Trajectories:
+    """The trajectories of all parts, by index -> file; those that have no file yet are made, and kept there.
+
+    Under torchrun each worker makes its share.
+    """
+    rank, num_workers = find_worker()
+    for index, path in tqdm([*paths.items()][rank::num_workers], title, disable=None):
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                torch.save(vars(make(index)), temporary)
+    wait_for_workers()
+    parts = [Trajectories(**torch.load(path, weights_only=True)) for path in paths.values()]
+    latents, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "labels"))
+    return Trajectories(latents, parts[0].timesteps, tuple(prompt for part in parts for prompt in part.prompts), labels)
 
 
 def _scale_labels(labels: Tensor) -> Tensor:
@@ -94,7 +99,7 @@ def _scale_labels(labels: Tensor) -> Tensor:
     return torch.sigmoid(1.7 * (labels - labels.mean()) / labels.std())
 
 
-def _trace_shard(folder: Path, index: int, model: Model, label: str, num_steps: int, bf16: bool) -> dict[str, Any]:
+def _trace_shard(folder: Path, index: int, model: Model, label: str, num_steps: int, bf16: bool) -> Trajectories:
     shard = read_shard(folder, index)
     rows: pd.DataFrame = shard.rows
     for side in ("source", "target"):
@@ -107,12 +112,7 @@ def _trace_shard(folder: Path, index: int, model: Model, label: str, num_steps: 
     seeds = [*rows["seed"][first], *rows["seed"]]
     labels = [*rows[f"source_{label}"][first], *rows[f"target_{label}"]]
     latents, timesteps = trace(model, noise, prompts, seeds, num_steps, bf16)
-    return {
-        "latents": latents,
-        "timesteps": list(timesteps),
-        "prompts": prompts,
-        "labels": torch.tensor(labels, dtype=torch.float32),
-    }
+    return Trajectories(latents, timesteps, tuple(prompts), torch.tensor(labels, dtype=torch.float32))
 
 
 def trace(
@@ -143,16 +143,17 @@ def trace(
     return torch.stack([latents.half().cpu() for latents in kept], 1), timesteps
 
 
-def draw_examples(model: Model, num: int, seed: Sequence[int]) -> tuple[list[str], Tensor, Tensor]:
-    """Prompts, finished latents (num, C, h, w) in half precision and labels (num,) of scenes from the model's checker.
-
-    There are none of a checker that draws none.
-    """
+def draw_examples(model: Model, num: int, seed: Sequence[int]) -> Trajectories:
+    """Finished latents of scenes from the model's checker; there are none of a checker that draws none."""
     checker: Checker | None = model.checker
     assert checker is not None
     examples = [*islice(checker.sample_examples(np.random.default_rng(seed)), num)]
-    images, labels = [image for _, image, _ in examples], [label for _, _, label in examples]
-    starts = range(0, len(examples), ENCODED_AT_ONCE)
+    images = [image for _, image, _ in examples]
+    starts = range(0, len(images), ENCODED_AT_ONCE)
     latents = [encode_images(model.pipeline, images[start : start + ENCODED_AT_ONCE]).half().cpu() for start in starts]
-    prompts = [prompt for prompt, _, _ in examples]
-    return prompts, torch.cat(latents) if latents else torch.empty(0), torch.tensor(labels, dtype=torch.float32)
+    return Trajectories(
+        torch.cat(latents)[:, None] if latents else torch.empty(0),
+        (FINISHED_TIMESTEP,),
+        tuple(prompt for prompt, _, _ in examples),
+        torch.tensor([label for _, _, label in examples], dtype=torch.float32),
+    )

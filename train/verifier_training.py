@@ -21,17 +21,22 @@ from golden.files import atomic_path, load_weights
 from golden.model import Model, load_model
 from golden.noise import add_noise
 from golden.pipelines import encode_anew
-from golden.provenance import find_worker
 from golden.verifier import Verifier, make_verifier, save_verifier
 from train.pairs import read_manifest
 from train.settings import VerifierOptions
-from train.trajectories import FINISHED_TIMESTEP, Trajectories, draw_examples, read_trajectories, split_held_out
-from train.workers import average_gradients, join_workers, own_share, wait_for_workers
+from train.trajectories import (
+    FINISHED_TIMESTEP,
+    Trajectories,
+    draw_examples,
+    read_parts,
+    read_trajectories,
+    split_held_out,
+)
+from train.workers import average_gradients, join_workers, own_share
 
 NUM_VALIDATED = 512
 WARMUP_STEPS = 100
 SHARD = 1000  # scenes that are drawn and stored together
-PARTS = ("prompts", "latents", "labels")
 NUM_BLIND = 2  # timesteps, from the noise on, at which a scene under noise shows nothing that could be judged
 
 
@@ -133,25 +138,14 @@ def area_under_curve(scores: Tensor, labels: Tensor) -> float:
 
 
 def load_scenes(model: Model, options: VerifierOptions, cache: Path) -> Trajectories | None:
-    """The drawn scenes, from `cache` as far as they were drawn before; None if the checker draws none.
-
-    A shard is drawn at once; under torchrun each worker draws its share of them.
-    """
+    """The drawn scenes, from `cache` as far as they were drawn before; None if the checker draws none."""
     if not options.num_scenes or model.checker is None:
         return None
-    rank, num_workers = find_worker()
     sizes = [min(SHARD, options.num_scenes - start) for start in range(0, options.num_scenes, SHARD)]
-    paths = [cache / f"scenes-{options.seed}" / f"{index:05d}-{size}.pt" for index, size in enumerate(sizes)]
-    for index, path in tqdm([*enumerate(paths)][rank::num_workers], "scenes", disable=None):
-        if not path.is_file():
-            drawn = dict(zip(PARTS, draw_examples(model, sizes[index], (options.seed, index)), strict=True))
-            with atomic_path(path) as temporary:
-                torch.save(drawn, temporary)
-    wait_for_workers()
-    parts = [torch.load(path, weights_only=True) for path in paths]
-    prompts = tuple(prompt for part in parts for prompt in part["prompts"])
-    latents, labels = (torch.cat([part[name] for part in parts]) for name in ("latents", "labels"))
-    return Trajectories(latents[:, None], (FINISHED_TIMESTEP,), prompts, labels) if prompts else None
+    folder = cache / f"scenes-{options.seed}"
+    paths = {index: folder / f"{index:05d}-{size}.pt" for index, size in enumerate(sizes)}
+    scenes = read_parts(paths, lambda index: draw_examples(model, sizes[index], (options.seed, index)), "scenes")
+    return scenes if len(scenes) else None
 
 
 def run(trainer: VerifierTrainer, held_out: Trajectories, out: Path) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ class CaptionOptions:
             raise InvalidInput(f"--num-captions must be 1 or more, got {self.num_captions}.")
 
 
-def draw_captions(num: int, seed: int) -> list[str]:
+def draw_training_captions(num: int, seed: int) -> list[str]:
     """`num` different captions that trainings may see."""
     rng = np.random.default_rng(seed)
     shares = np.array([SHARES[category] for category in CATEGORIES]) / sum(SHARES.values())
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description="Write captions for collection and training to a file.")
     add_flags(parser, CaptionOptions)
     options = read_flags(CaptionOptions, parser.parse_args(argv))
-    captions = draw_captions(options.num_captions, options.seed)
+    captions = draw_training_captions(options.num_captions, options.seed)
     write_bytes(options.path, ("\n".join(captions) + "\n").encode())
 
 
