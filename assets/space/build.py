@@ -31,7 +31,7 @@ PARTS = (
     *("app.py", "golden", "eval", "requirements.txt", "LICENSE"),
     *(f"assets/{name}" for name in ("app", "judges", "reports", "shapes")),
 )
-MAX_FILE_BYTES = 10 * 2**20  # what a Space takes without large-file storage
+MAX_FILE_BYTES = 10 * 2**20  # the hub refuses files "larger than 10 MiB" without large-file storage
 ENTRY = "space.py"
 SDXL_WEIGHTS = (  # the hub takes no patterns here; the small files are downloaded at the start
     "text_encoder/model",
