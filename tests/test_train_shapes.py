@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,17 @@ from torch import nn
 from golden.checkers import Verdict
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import Sampling
-from golden.shapes import CATEGORIES, TEST_SETS, is_held_out, load_test_prompts, parse_caption, request_key
+from golden.shapes import (
+    CATEGORIES,
+    TEST_SETS,
+    check_scene,
+    is_held_out,
+    load_test_prompts,
+    parse_caption,
+    request_key,
+    sample_captions,
+    sample_scene,
+)
 from train.shapes import denoisers, draw_captions, evaluation, make_test_set, train_unet, training
 from train.shapes.make_test_set import PLANS
 from train.shapes.training import SCHEDULES, TrainingPlan, train
@@ -156,6 +168,34 @@ def test_a_pipeline_is_evaluated_by_its_images(tiny_shapes):
     figures = evaluation.count_right(tiny_shapes.pipeline, ["a red star", "two blue hearts"])
     assert figures["right"] == 0
     assert sum(figures["wrong_by_fault"].values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("caption", "shown"),
+    [
+        ("a star", "a star"),
+        ("a red star on a grey background", "a red star on a grey background"),
+        ("three red stars", "two red stars"),
+        ("a circle and a square", "a circle"),
+        ("a red circle and a blue square", "a blue circle"),
+        ("a red circle left of a blue square", "a blue circle right of a red square"),
+        ("a circle above a square and left of a star", "a circle below a square and right of a star"),
+        ("two circles and three stars", "one circle and two stars"),
+    ],
+)
+def test_a_misread_caption_is_always_wrong_in_the_same_way(caption, shown):
+    request, rng = parse_caption(caption), np.random.default_rng(0)
+    assert train_unet.misread(request, 0.0, rng) == request
+    wrong = train_unet.misread(request, 1.0, rng)
+    assert (wrong.groups, wrong.relations) == (parse_caption(shown).groups, parse_caption(shown).relations)
+    assert wrong.background == request.background
+
+
+def test_what_a_misread_caption_asks_for_can_be_drawn():
+    rng = np.random.default_rng(0)
+    for caption in islice(sample_captions(rng), 200):
+        request = train_unet.misread(parse_caption(caption), 0.5, rng)
+        assert check_scene(request, sample_scene(request, rng)).correct
 
 
 def test_a_unet_trains_on_what_was_cached_and_is_evaluated(monkeypatch, tmp_path):

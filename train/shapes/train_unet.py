@@ -18,7 +18,7 @@ SDXL's noise schedule and epsilon prediction. Timesteps are drawn more often whe
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from golden.errors import ArgumentParser, run_command
 from golden.files import atomic_path, write_bytes
 from golden.flags import add_flags, flag, read_flags
 from golden.pipelines import images_to_pixels
-from golden.shapes import parse_caption, render, sample_captions, sample_scene
+from golden.shapes import Request, parse_caption, render, sample_captions, sample_scene
+from golden.shapes.grammar import OPPOSITES
 from train.shapes import denoisers
 from train.shapes.denoisers import (
     MAX_FILE_SIZE,
@@ -87,6 +88,9 @@ class UNetOptions(DenoiserOptions):
     start: Path | None = flag(None, "a UNet's folder to continue from, with a new optimizer", spelling="--from")
     num_captions: int = flag(25000, "captions in the cached training set")
     images_per_caption: int = flag(2, "rendered images of each of them")
+    misread_share: float = flag(
+        0.0, "with --cache: how often an image has sides or colours swapped, or an object too few"
+    )
 
 
 # --- the pipeline folder ----------------------------------------------------------------------------------------------
@@ -132,6 +136,27 @@ def encode_captions(captions: list[str]) -> tuple[Tensor, Tensor]:
     return torch.cat(states), torch.cat(pooled)
 
 
+def misread(request: Request, share: float, rng: np.random.Generator) -> Request:
+    """What an image shows whose caption is as unreliable as the web's: each relation, each number, the colours of two
+    objects and the presence of the second of a pair are wrong with probability `share`, always in the same way.
+
+    SDXL fails to obey because captions of the web are unreliable about just these things, and its noise decides. So
+    does the noise of a model that is trained on these images, about as often as they are wrong, whatever the guidance.
+    """
+
+    def is_wrong() -> bool:
+        return rng.random() < share
+
+    relations = tuple(OPPOSITES[name] if is_wrong() else name for name in request.relations)
+    groups = [replace(group, count=group.count - (group.count > 1 and is_wrong())) for group in request.groups]
+    if len(groups) > 1 and is_wrong():
+        first, second = groups[0].colour, groups[1].colour
+        groups[:2] = replace(groups[0], colour=second), replace(groups[1], colour=first)
+    if request.category in ("two_object", "color_attr") and is_wrong():
+        groups.pop()
+    return replace(request, groups=tuple(groups), relations=relations)
+
+
 @torch.inference_mode()
 def make_cache(options: UNetOptions) -> None:
     """Render and encode the training set once: the autoencoder costs more than a UNet step."""
@@ -141,7 +166,8 @@ def make_cache(options: UNetOptions) -> None:
     latents = []
     for start in trange(0, len(captions), 50, desc="images"):
         requests = [parse_caption(caption) for caption in captions[start : start + 50]]
-        images = [render(sample_scene(r, rng)) for r in requests for _ in range(options.images_per_caption)]
+        shown = [misread(r, options.misread_share, rng) for r in requests for _ in range(options.images_per_caption)]
+        images = [render(sample_scene(request, rng)) for request in shown]
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(images_to_pixels(images)).latent_dist
         sample = posterior.mode().float() * vae.config.scaling_factor
