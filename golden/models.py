@@ -160,6 +160,7 @@ MODELS: dict[str, ModelSpec] = {
             sampling=Sampling(num_inference_steps=20),
             # See train/shapes/README.md.
             redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5),
+            reward=RewardSettings(num_steps=2, num_views=2),
             best_norm=0.8,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
             verifier=str(ASSETS / "shapes" / "verifier.safetensors"),

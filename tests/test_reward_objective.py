@@ -117,6 +117,17 @@ def test_names_of_objectives_and_rewards_are_checked(tmp_path):
         RewardObjective.open(tmp_path, replace(QUICK, rewards=("HPSv2:much",)), Accelerator(cpu=True))
 
 
+def test_what_is_not_said_of_a_reward_is_the_models_own(verified, collected, monkeypatch):
+    own = RewardSettings(num_inference_steps=5, num_steps=2, num_views=3)
+    model = replace(verified, spec=replace(verified.spec, reward=own))
+    monkeypatch.setattr("train.objectives.load_model", lambda *_, **__: model)
+    opened = RewardObjective.open(collected, TrainingSettings(objective="reward"), Accelerator(cpu=True))
+    assert opened.reward.settings == own
+    given = TrainingSettings(objective="reward", reward_num_steps=1, reward_num_views=0)
+    opened = RewardObjective.open(collected, given, Accelerator(cpu=True))
+    assert opened.reward.settings == replace(own, num_steps=1, num_views=0)
+
+
 # --- the verifier -----------------------------------------------------------------------------------------------------
 
 

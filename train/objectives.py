@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from golden.errors import InvalidInput
 from golden.judges import load_judge
 from golden.model import load_model
-from golden.models import RewardSettings
 from golden.noise import source_noise
 from golden.pipelines import encode_anew, latent_shape
 from golden.reward import VERIFIER, Reward, clip_rows
@@ -187,13 +186,13 @@ class RewardObjective(Objective):
             for name, _ in weights
             if name != VERIFIER
         }
-        steps = RewardSettings(
-            weights,
-            settings.reward_num_inference_steps,
-            settings.reward_num_steps,
-            model.spec.sampling.guidance_scale,
-            settings.reward_num_views,
-        )
+        given = {
+            "num_inference_steps": settings.reward_num_inference_steps,
+            "num_steps": settings.reward_num_steps,
+            "num_views": settings.reward_num_views,
+        }
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        steps = replace(model.spec.reward, weights=weights, guidance_scale=model.spec.sampling.guidance_scale, **chosen)
         prompts = [*dict.fromkeys(read_rows(data)["prompt"])]
         held_out = [prompt for prompt in prompts if is_held_out(prompt)]
         trained = [prompt for prompt in prompts if not is_held_out(prompt)]

@@ -80,10 +80,16 @@ class TrainingSettings:
     )
     verifier: str | None = flag(None, "objective reward: verifier weights, a file (default: the model's own)")
     reward_judges: str = flag("embedded", "objective reward: weights of the judges", choices=("embedded", "published"))
-    reward_num_steps: int = flag(4, "objective reward: guided steps that are taken from the noise")
-    reward_num_inference_steps: int = flag(10, "objective reward: the schedule of which they are the first")
-    reward_num_views: int = flag(
-        4, "objective reward: how often the verifier sees an image under new noise; 0: it sees the latents themselves"
+    reward_num_steps: int | None = flag(
+        None, "objective reward: guided steps that are taken from the noise (default: the model's own)"
+    )
+    reward_num_inference_steps: int | None = flag(
+        None, "objective reward: the schedule of which they are the first (default: the model's own)"
+    )
+    reward_num_views: int | None = flag(
+        None,
+        "objective reward: how often the verifier sees an image under new noise; 0: it sees the latents themselves "
+        "(default: the model's own)",
     )
     reward_rows: int = flag(8192, "objective reward: noises per epoch, each drawn anew")
     change_penalty: float = flag(0.15, "objective reward: weight of the mean squared change of the noise")
