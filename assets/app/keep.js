@@ -10,7 +10,8 @@
   function keepRecord(newest, kept, most) {
     const others = Array.isArray(kept) ? kept : [];
     if (!newest) return others;
-    return [...others.filter((record) => record?.created !== newest.created), newest].slice(-most);
+    const name = (record) => JSON.stringify([record?.created, record?.settings]);  // two may fall into one second
+    return [...others.filter((record) => name(record) !== name(newest)), newest].slice(-most);
   }
 
   // --- a PNG dropped anywhere -------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def main() -> None:
                 context.set_default_timeout(1000 * SECONDS)
                 pages[size, scheme] = context.new_page()
                 pages[size, scheme].goto(url)
-                pages[size, scheme].wait_for_selector("#compare_button")
+                pages[size, scheme].wait_for_selector("#images .frame img")  # of the opening, which ends in a status, too
             take(pages[size, scheme], view, options.out / f"app-{view}-{size}-{scheme}.png")
         browser.close()
 
