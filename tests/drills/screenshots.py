@@ -101,7 +101,8 @@ def main() -> None:
                 context.set_default_timeout(1000 * SECONDS)
                 pages[size, scheme] = context.new_page()
                 pages[size, scheme].goto(url)
-                pages[size, scheme].wait_for_selector("#images .frame img")  # of the opening, which ends in a status, too
+                # Of the opening, whose end would pass for that of the comparison that is asked for.
+                pages[size, scheme].wait_for_selector("#images .frame img")
             take(pages[size, scheme], view, options.out / f"app-{view}-{size}-{scheme}.png")
         browser.close()
 
