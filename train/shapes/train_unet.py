@@ -140,8 +140,7 @@ def misread(request: Request, share: float, rng: np.random.Generator) -> Request
     """What an image shows whose caption is as unreliable as the web's: each relation, each number, the colours of two
     objects and the presence of the second of a pair are wrong with probability `share`, always in the same way.
 
-    SDXL fails to obey because captions of the web are unreliable about just these things, and its noise decides. So
-    does the noise of a model that is trained on these images, about as often as they are wrong, whatever the guidance.
+    How often a model that is trained on these images fails, by share and by guidance, is in train/shapes/README.md.
     """
 
     def is_wrong() -> bool:
