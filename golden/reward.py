@@ -4,21 +4,20 @@ Source: ReNO (arXiv 2406.04312) for gradient ascent on the noise, HyperNoise (ar
 on the same signal.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attention import plain_attention
 from .errors import InvalidInput
 from .families import Embeddings
 from .model import Model
 from .models import RewardSettings, Sampling
-from .noise import Noise, add_noise, sample_first_steps
+from .noise import Noise, add_noise, at_norm_of, sample_first_steps
 from .pipelines import decode_pixels
 from .verifier import missing_verifier
 
@@ -88,13 +87,6 @@ def make_views(
     return views
 
 
-def plain_attention(noise: Tensor) -> AbstractContextManager:
-    """On CPUs the fused attention kernel's backward pass is slow: plain attention is 1.5 x faster with gradients."""
-    if noise.device.type == "cpu" and torch.is_grad_enabled():
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
-
-
 def reward_gradient(
     reward: Any, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = (), seed: int = 0
 ) -> tuple[Float[Tensor, " batch"], Noise]:
@@ -118,8 +110,15 @@ def clip_rows(gradient: Noise, limit: float | Tensor) -> Noise:
 
 
 NUM_ITERATIONS = 6  # of ascent, after which the verifier is more pleased than the checker
+STEP_SIZE = 0.03  # root mean square per value
 ASCENDED_AT_ONCE = 16
 """Rows whose activations, for the gradient through several steps, are in memory at a time."""
+
+
+def _in_parts(num_rows: int) -> Iterator[slice]:
+    """The rows that are in memory at a time."""
+    for first in range(0, num_rows, ASCENDED_AT_ONCE):
+        yield slice(first, first + ASCENDED_AT_ONCE)
 
 
 def ascend(
@@ -129,7 +128,7 @@ def ascend(
     prompts: Sequence[str] = (),
     *,
     num_iterations: int = NUM_ITERATIONS,
-    step_size: float = 0.03,
+    step_size: float = STEP_SIZE,
     momentum: float = 0.7,
 ) -> Noise:
     """Noise after gradient ascent on the reward, with the norm of the source noise; the best iterate of each row.
@@ -138,8 +137,7 @@ def ascend(
     Differs from ReNO: steps are normalised row by row in the place of clipping, and the norm is kept exactly.
     """
     parts = []
-    for first in range(0, len(source), ASCENDED_AT_ONCE):
-        rows = slice(first, first + ASCENDED_AT_ONCE)
+    for rows in _in_parts(len(source)):
         own = {name: value[rows] for name, value in embeddings.items()}
         parts.append(_ascend(reward, source[rows], own, prompts[rows], num_iterations, step_size, momentum))
     return torch.cat(parts)
@@ -164,8 +162,28 @@ def _ascend(
         best[better], best_reward = noise[better], torch.where(better, rewards.cpu(), best_reward)
         if iteration == num_iterations:
             break
-        direction = F.normalize(torch.nan_to_num(gradient).flatten(1), dim=1).view_as(source)
-        velocity = momentum * velocity + direction * source[0].numel() ** 0.5 * step_size
+        velocity = momentum * velocity + _direction(gradient) * source[0].numel() ** 0.5 * step_size
         noise = noise + velocity.to(noise)
         noise = noise * (norm / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
     return best
+
+
+def _direction(gradient: Noise) -> Noise:
+    """The gradients of single rows at length 1; what is not finite counts as zero."""
+    return F.normalize(torch.nan_to_num(gradient).flatten(1), dim=1).view_as(gradient)
+
+
+def step_up(
+    reward: Any, source: Noise, embeddings: Embeddings, prompts: Sequence[str] = (), step_size: float = STEP_SIZE
+) -> Noise:
+    """Noise a single step of ascent away, whatever comes of it, with the norm of the source noise.
+
+    For a network to learn from: along its own gradient a noise gains little, since the gradient is another one a step
+    later, but what the gradients of many noises have in common lasts.
+    """
+    parts = []
+    for rows in _in_parts(len(source)):
+        own = {name: value[rows] for name, value in embeddings.items()}
+        _, gradient = reward_gradient(reward, source[rows], own, prompts[rows])
+        parts.append(source[rows] + (_direction(gradient) * source[0].numel() ** 0.5 * step_size).to(source))
+    return at_norm_of(torch.cat(parts), source)

@@ -33,7 +33,6 @@ from golden.npnet import (
     SingularConfig,
     SwinConfig,
     TextConfig,
-    branches,
     change_config,
     decompose,
     fix_signs,
@@ -42,6 +41,7 @@ from golden.npnet import (
     to_matrix,
     to_noise,
 )
+from golden.npnet.branches import singular
 
 REFERENCE = Path(__file__).resolve().parent / "reference" / "npnet"
 
@@ -312,14 +312,14 @@ def test_autocast_changes_nothing():
 
 
 def flip_signs_at_random(monkeypatch, seed: int) -> None:
-    original = branches.decompose
+    original = singular.decompose
 
     def decompose(matrix, cuda_driver=None):
         u, s, vh = original(matrix, cuda_driver)
         signs = 2.0 * torch.randint(0, 2, s.shape, generator=torch.Generator().manual_seed(seed)) - 1
         return u * signs.unsqueeze(-2), s, vh * signs.unsqueeze(-1)
 
-    monkeypatch.setattr(branches, "decompose", decompose)
+    monkeypatch.setattr(singular, "decompose", decompose)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -408,7 +408,7 @@ def test_impossible_branches_are_refused(config_class, values):
 
 def test_every_branch_has_a_field_a_config_and_a_module():
     """What a new branch touches: its line of BRANCHES and its field, nothing else."""
-    others = {"channels", "height", "width", "num_tokens", "embedding_dim", "keep_norm"}
+    others = {"channels", "height", "width", "num_tokens", "embedding_dim", "keep_norm", "change_rms"}
     assert {entry.name for entry in fields(NPNetConfig)} == others | set(BRANCHES)
     config = replace(SMALL, **{name: getattr(SMALL, name) or BRANCHES[name].config_class() for name in BRANCHES})
     net = make_net(config)

@@ -10,7 +10,7 @@ from golden.errors import InvalidInput, MissingWeights
 from golden.models import RewardSettings, Sampling
 from golden.noise import add_noise, first_timestep, sample_first_steps, source_noise
 from golden.pipelines import denoise, encode_prompts, latent_shape
-from golden.reward import Reward, ascend, clip_rows, make_views, reward_gradient
+from golden.reward import Reward, ascend, clip_rows, make_views, reward_gradient, step_up
 from golden.samplers import make_sampler
 from golden.verifier import make_verifier
 
@@ -56,6 +56,17 @@ def test_ascent_climbs_and_keeps_the_norm(verified, inputs):
         assert (reward(golden, embeddings) > reward(noise, embeddings)).all()
     assert torch.allclose(golden.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1), rtol=1e-5)
     assert torch.equal(ascend(reward, noise, embeddings, num_iterations=0), noise)
+
+
+def test_a_single_step_goes_up_the_gradient_of_each_row_and_keeps_the_norm(verified, inputs):
+    noise, embeddings = inputs
+    reward = Reward(verified)
+    stepped = step_up(reward, noise, embeddings, step_size=0.02)
+    _, gradient = reward_gradient(reward, noise, embeddings)
+    change = (stepped - noise).flatten(1)
+    assert torch.allclose(stepped.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1), rtol=1e-5)
+    assert torch.allclose(change.square().mean(1).sqrt(), torch.full((2,), 0.02), rtol=0.01)
+    assert (torch.nn.functional.cosine_similarity(change, gradient.flatten(1)) > 0.99).all()
 
 
 def test_the_verifier_sees_images_under_noise_of_their_timestep(verified, inputs):

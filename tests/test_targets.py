@@ -1,5 +1,6 @@
 """Targets by gradient ascent: better for the verifier, collected and trained on as any other kind."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,9 @@ import torch
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import MODELS
 from golden.noise import source_noise
-from golden.npnet import load_npnet
+from golden.npnet import NPNet, load_npnet
 from golden.pipelines import encode_anew, latent_shape
-from golden.reward import ASCENDED_AT_ONCE, Reward
+from golden.reward import ASCENDED_AT_ONCE, STEP_SIZE, Reward
 from golden.verifier import make_verifier, save_verifier
 from train.collection import collect_here, open_collection, resolve_settings
 from train.pairs import read_manifest, read_rows, read_shard
@@ -96,6 +97,32 @@ def test_ascent_is_collected_recorded_resumed_and_trained_on(with_verifier, tmp_
     assert load_npnet(tmp_path / "npnet" / "npnet.safetensors") is not None
 
 
+def test_a_copy_of_the_denoiser_learns_freely_and_is_saved_with_its_distance(with_verifier, tmp_path):
+    settings = replace(SETTINGS, targets=("gradient",))
+    collect_here(open_collection(tmp_path / "pairs", settings, None, 8, "cpu"), lambda shard: None)
+    training = TrainingSettings(filter="all", num_epochs=2, batch_size=4, learning_rate=1e-3)
+    architecture = Architecture(
+        singular=False, residual=False, text=False, layout_rank=0, denoiser=True, change_rms=0.1, keep_norm=False
+    )
+
+    def train(name: str, settings: TrainingSettings, architecture: Architecture) -> NPNet:
+        options = TrainingOptions(data=tmp_path / "pairs", out=tmp_path / name, device="cpu")
+        run_training(options, settings, architecture)
+        return load_npnet(tmp_path / name / "npnet.safetensors")
+
+    first = train("first", training, architecture)
+    further = train("further", replace(training, start=str(tmp_path / "first" / "npnet.safetensors")), Architecture())
+    loss = json.loads((tmp_path / "first" / "log.jsonl").read_text().splitlines()[0])["train"]
+    assert loss < 2 * STEP_SIZE**2  # at the distance that is asked for it would be 0.01
+    config = first.config
+    source = torch.randn(4, config.channels, config.height, config.width)
+    for network in (first, further):
+        assert network.config.change_rms == 0.1
+        change = network(source, torch.randn(4, config.num_tokens, config.embedding_dim)) - source
+        assert torch.allclose(change.square().mean((1, 2, 3)).sqrt(), torch.full((4,), 0.1), rtol=1e-4)
+    assert not torch.equal(first.denoiser.network.conv_in.weight, further.denoiser.network.conv_in.weight)
+
+
 def test_another_verifier_is_another_data_set(with_verifier, tmp_path, tiny_model):
     open_collection(tmp_path / "pairs", SETTINGS, None, 4, "cpu")
     save_verifier(with_verifier, make_verifier(tiny_model.pipeline, hidden=8))
@@ -103,7 +130,7 @@ def test_another_verifier_is_another_data_set(with_verifier, tmp_path, tiny_mode
         open_collection(tmp_path / "pairs", SETTINGS, None, 4, "cpu")
 
 
-@pytest.mark.parametrize("target", ["ascent", "ascent12", "ascent2:0.8"])
+@pytest.mark.parametrize("target", ["ascent", "ascent12", "ascent2:0.8", "gradient"])
 def test_ascent_without_a_verifier_is_refused_before_any_work(target, tmp_path, tiny_embedded_model):
     settings = replace(SETTINGS, targets=("10x1", target))
     with pytest.raises(MissingWeights, match=r"^There is no verifier for 'shapes': train one"):

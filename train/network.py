@@ -1,10 +1,17 @@
 """The NPNet that is trained: a new one from an Architecture, or an existing one to fine-tune."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from golden.errors import InvalidInput
+from golden.noise import first_timestep
 from golden.npnet import (
+    NETWORKS,
+    DenoiserConfig,
     LayoutConfig,
     NPNet,
     NPNetConfig,
@@ -14,6 +21,8 @@ from golden.npnet import (
     TextConfig,
     load_npnet,
 )
+from golden.pipelines import encode_anew, latent_shape, network_of
+from golden.verifier import capture_network_inputs
 from train.objectives import Sizes
 from train.settings import Architecture
 
@@ -26,8 +35,13 @@ LAYOUT_TOKENS, LAYOUT_NOISE = 77 * 2048, 4 * 128 * 128
 QUERIES, RANK = 8, 256
 
 
-def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
-    """An untrained NPNet for latents and prompt embeddings of some sizes."""
+def make_npnet(architecture: Architecture, sizes: Sizes, pipeline: Any = None, prompts: Sequence[str] = ("",)) -> NPNet:
+    """An untrained NPNet for latents and prompt embeddings of some sizes.
+
+    The denoiser branch starts as a copy of the pipeline's network; `prompts` are examples of what it will read.
+
+    Raises: InvalidInput if such a branch is asked for and the pipeline's network cannot be copied.
+    """
     architecture = resolve_architecture(architecture, sizes)
     queries, rank = architecture.text_queries or 0, architecture.layout_rank
     small = sizes.height < SMALL
@@ -40,9 +54,14 @@ def make_npnet(architecture: Architecture, sizes: Sizes) -> NPNet:
         residual=residual if architecture.residual else None,
         text=TextConfig(architecture.text_map_size, queries) if architecture.text else None,
         layout=LayoutConfig(rank) if rank else None,
+        denoiser=describe_denoiser(pipeline) if architecture.denoiser else None,
+        change_rms=architecture.change_rms,
         keep_norm=architecture.keep_norm,
     )
-    return NPNet(config)
+    network = NPNet(config)
+    if architecture.denoiser:
+        network.get_submodule("denoiser.network").load_state_dict(copy_denoiser(pipeline, prompts))
+    return network
 
 
 def resolve_architecture(architecture: Architecture, sizes: Sizes) -> Architecture:
@@ -68,6 +87,52 @@ def _small_swin(architecture: Architecture, image_size: int) -> SwinConfig:
         drop_path_rate=architecture.drop_path_rate,
         misread_features=False,
     )
+
+
+# --- the copy of a denoising network ----------------------------------------------------------------------------------
+
+
+def describe_denoiser(pipeline: Any) -> DenoiserConfig:
+    """The config of a copy of a pipeline's network. Raises: InvalidInput for a network that NPNet cannot hold."""
+    network = network_of(pipeline)
+    name = type(network).__name__
+    if name not in NETWORKS:
+        raise InvalidInput(f"--denoiser copies a {' or a '.join(NETWORKS)}, and this model has a {name}.")
+    settings = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    return DenoiserConfig(name, settings | _POOLED_AWAY[name], first_timestep(pipeline))
+
+
+_POOLED_AWAY: dict[str, dict[str, Any]] = {
+    "UNet2DConditionModel": {"addition_embed_type": None, "projection_class_embeddings_input_dim": None},
+    "SD3Transformer2DModel": {},
+}
+"""Settings without the pooled embeddings, which NPNet does not see."""
+
+
+@torch.no_grad()
+def copy_denoiser(pipeline: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """The weights of a pipeline's network for a denoiser branch, in fp32, its last layer zero: it says no change yet.
+
+    What pooled embeddings and sizes add to the embedding of the timestep is replaced by its mean over `prompts`.
+    """
+    network = network_of(pipeline)
+    weights = {name: value.float().clone() for name, value in network.state_dict().items()}
+    noise = torch.zeros(len(prompts), *latent_shape(pipeline), device=network.device, dtype=network.dtype)
+    embeddings = encode_anew(pipeline, list(prompts))
+    _, inputs = capture_network_inputs(pipeline, noise, first_timestep(pipeline), embeddings)
+    if type(network).__name__ == "UNet2DConditionModel":
+        bias, last = "time_embedding.linear_2.bias", "conv_out"
+        pooled = network.get_aug_embed(noise, inputs["encoder_hidden_states"], inputs.get("added_cond_kwargs") or {})
+        weights = {name: value for name, value in weights.items() if not name.startswith("add_embedding.")}
+    else:
+        bias, last = "time_text_embed.timestep_embedder.linear_2.bias", "proj_out"
+        read = network.time_text_embed.text_embedder
+        pooled = read(inputs["pooled_projections"]) - read(torch.zeros_like(inputs["pooled_projections"]))
+    if pooled is not None:
+        weights[bias] += pooled.float().mean(0)
+    for name in (f"{last}.weight", f"{last}.bias"):
+        weights[name].zero_()
+    return weights
 
 
 def start_from(name: str) -> NPNet:

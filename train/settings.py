@@ -25,8 +25,8 @@ class CollectionSettings:
     num_inference_steps: int = flag(20, "sampling steps of the images that are judged")
     targets: tuple[str, ...] = flag(
         (),
-        "how target noise is made: source, npnet[*STRENGTH], ascent[STEPS] or STEPSxDOWN[@GUIDANCE], each with or "
-        "without a :NORM (default: the model's own way)",
+        "how target noise is made: source, npnet[*STRENGTH], gradient, ascent[STEPS] or STEPSxDOWN[@GUIDANCE], each "
+        "with or without a :NORM (default: the model's own way)",
         metavar="TARGET",
     )
     redenoise_guidance_scale: float | None = flag(None, "guidance of the steps down (default: the model's own)")
@@ -138,6 +138,12 @@ class Architecture:
     swin_width: int = flag(48, "small Swin (latents below 64): width, a multiple of 16")
     swin_depth: int = flag(2, "small Swin: number of layers")
     drop_path_rate: float = flag(0.1, "small Swin: share of paths dropped in training")
+    denoiser: bool = flag(False, "a copy of the model's own denoising network, which starts with its weights")
+    change_rms: float | None = flag(
+        None,
+        "how far golden noise lies from its source noise (root mean square per value), set after training on pairs "
+        "and kept in training by reward; free as published",
+    )
     keep_norm: bool = flag(True, "scale golden noise to the norm of its source noise; free as published")
 
 

@@ -1,4 +1,4 @@
-"""Kinds of target noise, by the names that --targets takes: 10x1, 20x5@2.5:0.7, npnet*2, ascent12 or source."""
+"""Kinds of target noise, by the names that --targets takes: 10x1, 20x5@2.5:0.7, npnet*2, ascent12, gradient, source."""
 
 import re
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from golden.model import Model
 from golden.models import ModelSpec, Redenoise
 from golden.noise import redenoise
 from golden.pipelines import Embeddings
-from golden.reward import NUM_ITERATIONS, Reward, ascend
+from golden.reward import NUM_ITERATIONS, Reward, ascend, step_up
 from golden.verifier import missing_verifier
 from train.settings import CollectionSettings
 
 _NUMBER = r"\d{1,3}(?:\.\d+)?"
 _TARGET = re.compile(
-    rf"(?P<noise>source|npnet(?:\*(?P<strength>{_NUMBER}))?|ascent(?P<iterations>[1-9]\d{{0,2}})?"
+    rf"(?P<noise>source|gradient|npnet(?:\*(?P<strength>{_NUMBER}))?|ascent(?P<iterations>[1-9]\d{{0,2}})?"
     rf"|(?P<steps>\d{{1,4}})x(?P<down>\d{{1,4}})(?:@(?P<guidance>{_NUMBER}))?)"
     rf"(?::(?P<norm>{_NUMBER}))?"
 )
@@ -31,9 +31,9 @@ def parse_target(name: str) -> re.Match[str]:
     parts = _TARGET.fullmatch(name)
     if not parts:
         raise InvalidInput(
-            "A target is 'source', 'npnet', 'npnet*STRENGTH', 'ascent', 'ascent' with a number of steps such as "
-            "ascent12, or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, optionally followed by :NORM such as :0.7, "
-            f"got {name[:40]!r}."
+            "A target is 'source', 'npnet', 'npnet*STRENGTH', 'gradient', 'ascent', 'ascent' with a number of steps "
+            "such as ascent12, or STEPSxDOWN[@GUIDANCE] such as 10x1 or 20x3@7.5, optionally followed by :NORM such as "
+            f":0.7, got {name[:40]!r}."
         )
     return parts
 
@@ -44,8 +44,8 @@ def needs_guidance(name: str) -> bool:
 
 
 def needs_verifier(name: str) -> bool:
-    """Whether a target is made by gradient ascent on the verifier's reward."""
-    return parse_target(name)["noise"].startswith("ascent")
+    """Whether a target is made by the gradient of the verifier's reward, in one step or several."""
+    return parse_target(name)["noise"].startswith(("ascent", "gradient"))
 
 
 def check_targets(spec: ModelSpec, targets: Iterable[str]) -> None:
@@ -83,7 +83,10 @@ def make_target(
         golden = ARMS["npnet"](norm * source, Conditions(model, model.npnet, embeddings, []))
         return mix(norm * source, golden, float(parts["strength"] or 1))
     if needs_verifier(name):
-        reward, num_iterations = Reward(model, model.spec.reward), int(parts["iterations"] or NUM_ITERATIONS)
+        reward = Reward(model, model.spec.reward)
+        if parts["noise"] == "gradient":
+            return step_up(reward, norm * source, embeddings).cpu()
+        num_iterations = int(parts["iterations"] or NUM_ITERATIONS)
         return ascend(reward, norm * source, embeddings, num_iterations=num_iterations).cpu()
     own = model.spec.redenoise
     target = Redenoise(

@@ -14,7 +14,7 @@ with exit code 1 and keeps the last good checkpoint.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,13 @@ from golden.plan import GPU_HELP
 from train.settings import Architecture, TrainingSettings, check_positive
 
 if TYPE_CHECKING:
+    from golden.npnet import NPNet
     from train.checkpoints import TrainingFolder
+    from train.objectives import Objective
     from train.trainer import Trainer
+
+NUM_EXAMPLES = 256
+"""Prompts whose mean takes the place of what a copied denoiser is not told."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     import torch
 
     from train.checkpoints import TrainingFolder
-    from train.network import make_npnet, resolve_architecture, start_from
+    from train.network import resolve_architecture, start_from
     from train.objectives import find_objective
     from train.sampling import make_sheet
     from train.trainer import Trainer, make_accelerator, train
@@ -83,7 +88,10 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     accelerator = make_accelerator(options.device)
     objective = find_objective(settings.objective).open(options.data, settings, accelerator)
     torch.manual_seed(settings.seed)
-    network = start_from(settings.start) if settings.start else make_npnet(architecture, objective.sizes)
+    network = start_from(settings.start) if settings.start else make_new(architecture, objective, options.data)
+    change_rms = network.config.change_rms
+    if objective.predicts_targets:
+        network.config = replace(network.config, change_rms=None)
     trainer = Trainer(settings, network, objective, accelerator)
     if options.plan:
         print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
@@ -108,7 +116,20 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     )
     if accelerator.is_main_process:
         folder.close()
+        trainer.averaged.config = replace(trainer.averaged.config, change_rms=change_rms)
         save_result(trainer, folder)
+
+
+def make_new(architecture: Architecture, objective: "Objective", data: Path) -> "NPNet":
+    """An untrained network; what it copies of a model is that of the model with which `data` was made."""
+    from golden.model import load_model
+    from train.network import make_npnet
+    from train.pairs import read_manifest, read_rows
+
+    if not architecture.denoiser:
+        return make_npnet(architecture, objective.sizes)
+    pipeline = load_model(read_manifest(data)["settings"]["model"]).pipeline
+    return make_npnet(architecture, objective.sizes, pipeline, read_rows(data)["prompt"][:NUM_EXAMPLES].tolist())
 
 
 def save_result(trainer: "Trainer", folder: "TrainingFolder") -> None:

@@ -3,14 +3,16 @@
     npnet = load_npnet("sdxl")  # published weights by name, or the path of a file
     golden_noise = npnet(source_noise, prompt_embeds)  # (B, C, H, W), (B, T, D) -> (B, C, H, W)
 
-branches.py has the parts (a new one is added there), config.py their settings, network.py their sum, files.py the
+branches/ has the parts (a new one is added there), config.py their settings, network.py their sum, files.py the
 weight files, published.py the names under which published weights are known.
 """
 
 from .branches import (
     BRANCHES,
+    NETWORKS,
     Branch,
     BranchInput,
+    DenoiserConfig,
     LayoutConfig,
     ResidualConfig,
     SingularConfig,
@@ -29,9 +31,11 @@ from .published import NPNETS, PublishedNPNet, find_npnet
 __all__ = [
     "BRANCHES",
     "CONFIG_KEY",
+    "NETWORKS",
     "NPNETS",
     "Branch",
     "BranchInput",
+    "DenoiserConfig",
     "LayoutConfig",
     "NPNet",
     "NPNetConfig",

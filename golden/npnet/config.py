@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 from ..errors import InvalidInput
-from .branches import BRANCHES, LayoutConfig, ResidualConfig, SingularConfig, TextConfig, check_integers
+from .branches import BRANCHES, DenoiserConfig, LayoutConfig, ResidualConfig, SingularConfig, TextConfig, check_integers
 
 VERSION = 2  # of the JSON; version 1 was flat and bore no number
 
@@ -16,10 +16,13 @@ class NPNetConfig:
     """Shapes and branches of an NPNet; the defaults are the published one for SDXL (Hunyuan-DiT: embedding_dim 1024).
 
     channels, height, width: of the latents. num_tokens, embedding_dim: of the prompt embeddings.
-    singular, residual, text, layout: the config of each branch, None to leave its term out of the sum (without
-        `singular` the source noise passes unchanged).
+    singular, residual, text, layout, denoiser: the config of each branch, None to leave its term out of the sum
+        (without `singular` the source noise passes unchanged).
     keep_norm: golden noise is scaled to the norm of its source noise, row by row.
         Differs from the paper: a smaller norm alone changes images, so that for our own weights no gain is the norm's.
+    change_rms: how far golden noise lies from its source noise, root mean square per value, before its norm is kept;
+        None: as far as the branches say. What is learnt from single examples of a change is their mean, which is
+        short where they disagree; its direction is what helps.
     """
 
     channels: int = 4
@@ -31,7 +34,9 @@ class NPNetConfig:
     residual: ResidualConfig | None = field(default_factory=ResidualConfig)
     text: TextConfig | None = field(default_factory=TextConfig)
     layout: LayoutConfig | None = None
+    denoiser: DenoiserConfig | None = None
     keep_norm: bool = False
+    change_rms: float | None = None
 
     def __post_init__(self) -> None:
         limits = {"channels": 128, "height": 1024, "width": 1024, "num_tokens": 4096, "embedding_dim": 16384}
@@ -42,6 +47,8 @@ class NPNetConfig:
                 raise InvalidInput(f"NPNetConfig.{name} must be a {branch.config_class.__name__} or None.")
         if not isinstance(self.keep_norm, bool):
             raise InvalidInput(f"keep_norm must be true or false, got {self.keep_norm!r}.")
+        if self.change_rms is not None and not (type(self.change_rms) in (int, float) and 0 < self.change_rms <= 2):
+            raise InvalidInput(f"change_rms must be above 0 and at most 2, or None, got {self.change_rms!r}.")
         if all(getattr(self, name) is None for name in BRANCHES):
             raise InvalidInput(f"An NPNet needs at least one of its branches: {', '.join(BRANCHES)}.")
 

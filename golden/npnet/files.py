@@ -24,7 +24,13 @@ def save_npnet(path: str | Path, net: NPNet, metadata: dict[str, str] | None = N
     """Write our own safetensors file: the weights, the config and `metadata` in its header, its SHA-256 beside it."""
     if Path(path).suffix != ".safetensors":
         raise InvalidInput(f"NPNet weights are saved as .safetensors, got the name {Path(path).name}.")
-    save_weights(path, net.state_dict(), {**(metadata or {}), CONFIG_KEY: config_to_json(net.config)})
+    save_weights(path, _shorten(net.state_dict()), {**(metadata or {}), CONFIG_KEY: config_to_json(net.config)})
+
+
+def _shorten(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, a denoiser's in half precision, which is how diffusers models are kept."""
+    prefix = f"{BRANCHES['denoiser'].key}."
+    return {key: value.half() if key.startswith(prefix) else value for key, value in weights.items()}
 
 
 def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
@@ -44,8 +50,7 @@ def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
     tensors = _translate(name, _flatten(name, entries))
     config = _read_config(name, metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else _published_config(tensors)
     config = change_config(config, overrides)
-    with torch.device("meta"):  # sizes without memory: what the file's config asks for may be more than there is
-        plan = NPNet(config)
+    plan = _plan(name, config)
     absent = tuple(f"{branch.key}." for name, branch in BRANCHES.items() if getattr(config, name) is None)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(absent)}
     _check_entries(name, tensors, plan)
@@ -107,6 +112,15 @@ def _read_config(name: str, text: str) -> NPNetConfig:
     try:
         return config_from_json(text)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # InvalidInput is a ValueError
+        raise BadWeights(f"{name} describes an NPNet that cannot be built: {error}") from error
+
+
+def _plan(name: str, config: NPNetConfig) -> NPNet:
+    """The network's sizes without its memory: what the file's config asks for may be more than there is."""
+    try:
+        with torch.device("meta"):
+            return NPNet(config)
+    except InvalidInput as error:
         raise BadWeights(f"{name} describes an NPNet that cannot be built: {error}") from error
 
 

@@ -46,7 +46,7 @@ class NPNet(SharedNPNet, nn.Module):
         return self.branches(source_noise, prompt_embeds)["golden"].to(source_noise.dtype)
 
     def branches(self, source_noise: Float[Tensor, "..."], prompt_embeds: Float[Tensor, "..."]) -> dict[str, Tensor]:
-        """The output of each branch before its weight (text_embedding, residual, singular, layout) and golden, in fp32.
+        """The output of each branch before its weight (text_embedding, residual, singular, ...) and golden, in fp32.
 
         Of a branch that is left out, singular is the source noise and the others are zeros.
         """
@@ -67,6 +67,9 @@ class NPNet(SharedNPNet, nn.Module):
             for name, output in outputs.items():
                 if name not in ("singular", "text_embedding", "residual"):
                     golden = golden + output
+            if self.config.change_rms is not None:
+                change = golden - noise
+                golden = noise + change * (self.config.change_rms * noise[0].numel() ** 0.5 / _row_norms(change))
             if self.config.keep_norm:
                 golden = golden * (_row_norms(noise) / _row_norms(golden))
         return outputs | {"golden": golden}
@@ -86,5 +89,5 @@ class NPNet(SharedNPNet, nn.Module):
 
 
 def _row_norms(noise: Tensor) -> Tensor:
-    """(B, 1, 1, 1) norms of the rows."""
-    return noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    """(B, 1, 1, 1) norms of the rows, never quite zero."""
+    return noise.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)

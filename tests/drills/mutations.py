@@ -103,19 +103,19 @@ MUTATIONS = [
         "test_npnet.py::test_golden_is_the_weighted_sum_of_its_branches",
     ),
     Mutation(
-        "golden/npnet/branches.py",
+        "golden/npnet/branches/singular.py",
         "u.pow(3).sum(dim=-2) < 0",
         "u.pow(2).sum(dim=-2) < 0",
         "test_npnet.py::test_canonical_signs_make_the_answer_independent_of_the_library",
     ),
     Mutation(
-        "golden/npnet/branches.py",
+        "golden/npnet/branches/text.py",
         "eps=1e-6) * (1 + scale) + shift",
         "eps=1e-6) * scale + shift",
         "test_npnet.py::test_equals_reference",
     ),
     Mutation(
-        "golden/npnet/branches.py",
+        "golden/npnet/branches/singular.py",
         "self.mlp4(rows.mean(dim=1)) + s",
         "self.mlp4(rows.mean(dim=1))",
         "test_npnet.py::test_equals_reference",
