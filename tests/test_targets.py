@@ -11,7 +11,7 @@ from golden.models import MODELS
 from golden.noise import source_noise
 from golden.npnet import NPNet, load_npnet
 from golden.pipelines import encode_anew, latent_shape
-from golden.reward import ASCENDED_AT_ONCE, STEP_SIZE, Reward
+from golden.reward import ASCENDED_AT_ONCE, SINGLE_STEP_SIZE, Reward
 from golden.verifier import make_verifier, save_verifier
 from train.collection import collect_here, open_collection, resolve_settings
 from train.pairs import read_manifest, read_rows, read_shard
@@ -56,7 +56,7 @@ def test_ascent_starts_from_the_norm_that_is_asked_for(tiny_shapes):
     smaller = make(tiny_shapes, "ascent1:0.7", source, PROMPTS[:2])
     assert torch.equal(smaller, make(tiny_shapes, "ascent1", 0.7 * source, PROMPTS[:2]))
     assert torch.equal(
-        make(tiny_shapes, "ascent", source, PROMPTS[:2]), make(tiny_shapes, "ascent6", source, PROMPTS[:2])
+        make(tiny_shapes, "ascent", source, PROMPTS[:2]), make(tiny_shapes, "ascent12", source, PROMPTS[:2])
     )
 
 
@@ -113,7 +113,7 @@ def test_a_copy_of_the_denoiser_learns_freely_and_is_saved_with_its_distance(wit
     first = train("first", training, architecture)
     further = train("further", replace(training, start=str(tmp_path / "first" / "npnet.safetensors")), Architecture())
     loss = json.loads((tmp_path / "first" / "log.jsonl").read_text().splitlines()[0])["train"]
-    assert loss < 2 * STEP_SIZE**2  # at the distance that is asked for it would be 0.01
+    assert loss < 2 * SINGLE_STEP_SIZE**2  # at the distance that is asked for it would be 0.01
     config = first.config
     source = torch.randn(4, config.channels, config.height, config.width)
     for network in (first, further):
