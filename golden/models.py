@@ -50,13 +50,13 @@ class RewardSettings:
 
     `num_steps` of a schedule of `num_inference_steps` are taken. Judges see the image that is expected by then. The
     verifier sees it `num_views` times, each time under noise drawn anew, so that a gradient cannot exploit one
-    particular noise; with 0 views it sees the latents themselves.
+    particular noise; with 0 views it sees the latents themselves. Without a `guidance_scale` it is the model's own.
     """
 
     weights: tuple[tuple[str, float], ...] = (("verifier", 1.0),)
     num_inference_steps: int = 10
     num_steps: int = 4
-    guidance_scale: float = 5.5
+    guidance_scale: float | None = None
     num_views: int = 4
 
     def __post_init__(self) -> None:

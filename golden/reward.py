@@ -50,7 +50,8 @@ class Reward:
     ) -> Float[Tensor, " batch"]:
         """Rewards; `seed` decides under which noise the verifier sees the images, the same for all rows."""
         settings, model = self.settings, self.model
-        sampling = Sampling("ddim", settings.num_inference_steps, settings.guidance_scale)
+        own, given = model.spec.sampling.guidance_scale, settings.guidance_scale
+        sampling = Sampling("ddim", settings.num_inference_steps, own if given is None else given)
         with plain_attention(noise):
             latents, timestep, clean = sample_first_steps(
                 model.pipeline, noise, embeddings, sampling, settings.num_steps, grad=torch.is_grad_enabled()

@@ -69,6 +69,23 @@ def test_a_single_step_goes_up_the_gradient_of_each_row_and_keeps_the_norm(verif
     assert (torch.nn.functional.cosine_similarity(change, gradient.flatten(1)) > 0.99).all()
 
 
+def test_a_reward_is_given_at_the_models_own_guidance_unless_it_has_another(verified, inputs):
+    noise, embeddings = inputs
+    weak = replace(verified, spec=replace(verified.spec, sampling=replace(verified.spec.sampling, guidance_scale=1.5)))
+    settings = RewardSettings(num_inference_steps=4, num_steps=2)
+    with torch.no_grad():
+        own, given, strong = (
+            Reward(model, chosen)(noise, embeddings)
+            for model, chosen in (
+                (weak, settings),
+                (verified, replace(settings, guidance_scale=1.5)),
+                (verified, settings),
+            )
+        )
+    assert torch.equal(own, given)
+    assert not torch.equal(own, strong)
+
+
 def test_the_verifier_sees_images_under_noise_of_their_timestep(verified, inputs):
     clean, _ = inputs
     views = make_views(verified.pipeline, clean, 501, 4, seed=3)

@@ -195,7 +195,7 @@ class RewardObjective(Objective):
             "num_views": settings.reward_num_views,
         }
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        steps = replace(model.spec.reward, weights=weights, guidance_scale=model.spec.sampling.guidance_scale, **chosen)
+        steps = replace(model.spec.reward, weights=weights, **chosen)
         prompts = [*dict.fromkeys(read_rows(data)["prompt"])]
         held_out = [prompt for prompt in prompts if is_held_out(prompt)]
         trained = [prompt for prompt in prompts if not is_held_out(prompt)]

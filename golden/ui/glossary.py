@@ -7,8 +7,8 @@ TERMS = {
     "mean, std": "Average and spread of the numbers in the golden noise. Ordinary noise has 0 and 1.",
     "whiteness": "1 means that coarse and fine grain are equally strong, as in ordinary noise; less means a pattern.",
     "singular values": (
-        "The strengths of the patterns that the noise is made of, strongest first. NPNet changes these strengths: "
-        "where the lines part, it did."
+        "The strengths of the patterns that the noise is made of, strongest first. The paper's NPNet predicts them: "
+        "where the lines part, golden noise has others."
     ),
     # times
     "total": "From pressing Compare to the finished images, without the judges.",
