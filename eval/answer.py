@@ -3,6 +3,8 @@
 `write_report` leaves it in the run's folder as answer.json. A copy beside an embedded model is what the app says of it:
 
     golden bench --suite main --num-seeds 2 --bf16 --out runs/main && cp runs/main/answer.json assets/shapes/answer.json
+
+The suite golden-noise answers under its first sampling.
 """
 
 import json
@@ -20,19 +22,25 @@ def describe_answer(results: Results) -> dict[str, Any] | None:
     """By arm the share of right images and its difference to standard with a 95 % interval; None if none was checked.
 
     Beside them what they hold for: model, prompts, seeds, sampling, hashes of the weights, time and commit. Only arms
-    under standard's own settings are listed.
+    under standard's own settings and on all of its prompts are listed.
     """
     by_name = {variant.name: variant for variant in results.variants}
-    standard = by_name.get("standard")
+    standard = next((v for v in results.variants if v.arm == "standard" and v.name == v.baseline), None)
     if RIGHT not in results.metrics or standard is None:
         return None
     identity, starts = results.manifest.get("identity", {}), results.manifest.get("starts") or [{}]
-    arms: dict[str, dict[str, Any]] = {"standard": {"right": mean_of(results.rows, "standard", RIGHT).value}}
+    sampled = standard.name.removeprefix("standard")  # ", ddim 20" in a suite of several samplings
+    arms: dict[str, dict[str, Any]] = {"standard": {"right": mean_of(results.rows, standard.name, RIGHT).value}}
     for effect in results.effects:
         variant = by_name[effect.variant]
-        if effect.metric == RIGHT and effect.baseline == "standard" and variant.sampling == standard.sampling:
+        if (
+            variant.num_prompts is None
+            and effect.metric == RIGHT
+            and effect.baseline == standard.name
+            and variant.sampling == standard.sampling
+        ):
             ends = [effect.difference.value, effect.difference.low, effect.difference.high]
-            arms[variant.name] = {"right": effect.mean, "difference": ends}
+            arms[variant.name.removesuffix(sampled)] = {"right": effect.mean, "difference": ends}
     return {
         "model": results.model,
         "prompts": results.prompts,

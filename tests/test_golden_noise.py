@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from eval import benchmark
+from eval.answer import describe_answer
 from eval.benchmark import prepare
 from eval.golden_noise import ATOMS, SIGNIFICANT, all_noises, compare_noises, tabulate
 from eval.rendering import Variant
@@ -232,6 +233,12 @@ def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet
     assert results.extras["layout"].str.startswith("[").all()
     identity = results.manifest["identity"]
     assert (len(identity["verifier"]), identity["best_norm"], identity["reward"]["num_steps"]) == (64, 0.8, 1)
+
+    answer = describe_answer(results)
+    assert set(answer["arms"]) == {"standard", "best_norm", "npnet", "again", "select_4"}  # ascent saw other prompts
+    right = results.rows.groupby("variant")["right"].mean()
+    assert answer["arms"]["standard"]["right"] == pytest.approx(right["standard, ddim 2"])
+    assert answer["arms"]["npnet"]["right"] == pytest.approx(right["npnet, ddim 2"])
 
     before = pd.read_parquet(tmp_path / "run" / "rows.parquet")
     for path in sorted((tmp_path / "run" / "parts").iterdir())[::2]:
