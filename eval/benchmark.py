@@ -251,7 +251,9 @@ def _describe_variant(variant: Variant) -> dict:
 def _describe_own(run: Run) -> dict:
     """The model's own settings and weights that some arms use, where they are used."""
     arms, spec = {variant.arm for variant in run.variants}, run.spec
-    uses_norm = any(variant.arm == "best_norm" and variant.best_norm is None for variant in run.variants)
+    uses_norm = any(
+        variant.arm in ("best_norm", "npnet_best_norm") and variant.best_norm is None for variant in run.variants
+    )
     uses_verifier = arms.intersection(WITH_VERIFIER) and spec.verifier
     return {
         "best_norm": spec.best_norm if uses_norm else None,

@@ -232,7 +232,7 @@ def golden_noise(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     reasons |= dict.fromkeys(WITH_NPNET, "there is no NPNet") | dict.fromkeys(WITH_VERIFIER, "there is no verifier")
     reasons = {arm: reasons[arm] for arm in GOLDEN_NOISE if arm not in available}
     if spec.best_norm == 1:
-        reasons["best_norm"] = "it is 1"
+        reasons |= dict.fromkeys(("best_norm", "npnet_best_norm"), "it is 1")
     arms = settings.arms or tuple(arm for arm in GOLDEN_NOISE if arm not in reasons)
     if "standard" not in arms:
         raise InvalidInput(f"Every arm is compared with standard: add it to --arms, got {', '.join(arms)}.")
@@ -332,7 +332,7 @@ PAIR = ("standard", "npnet")
 TARGETS = ("standard", "inversion", "npnet")
 NORMS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
 GOLDEN_NOISE = (
-    *("standard", "best_norm", "inversion", "random", "mismatched", "norm", "npnet"),
+    *("standard", "best_norm", "inversion", "random", "mismatched", "norm", "npnet", "npnet_best_norm"),
     *("ascent", "select_4", "select_16", "select_64"),
 )
 SAMPLINGS = (("dpm", 4), ("dpm", 8), ("ddim", 20), ("ddim", 50))

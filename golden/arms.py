@@ -60,6 +60,14 @@ def npnet(source: Noise, conditions: Conditions) -> Noise:
         return predict_golden(conditions.npnet, source.to(device), prompt_embeds).cpu()
 
 
+def npnet_at_best_norm(source: Noise, conditions: Conditions) -> Noise:
+    """NPNet's golden noise times the model's own best norm: what NPNet adds to a better norm.
+
+    Raises: as `npnet`.
+    """
+    return conditions.model.spec.best_norm * npnet(source, conditions)
+
+
 def inversion(source: Noise, conditions: Conditions) -> Noise:
     """The target noise of re-denoise sampling: what NPNet learns to predict, at the price of some guided steps."""
     model = conditions.model
@@ -159,6 +167,7 @@ ARMS: dict[str, Arm] = {
     "inversion": inversion,
     "repaint": repainted,
     "best_norm": at_best_norm,
+    "npnet_best_norm": npnet_at_best_norm,
     "random": equal_norm_random,
     "norm": at_npnet_norm,
     "mismatched": mismatched,
@@ -170,7 +179,7 @@ ARMS: dict[str, Arm] = {
 }
 
 
-WITH_NPNET = ("npnet", "random", "norm", "mismatched", "unit_std")
+WITH_NPNET = ("npnet", "npnet_best_norm", "random", "norm", "mismatched", "unit_std")
 """Arms that are made from NPNet's golden noise."""
 WITH_VERIFIER = ("ascent", "select_4", "select_16", "select_64")
 """Arms that ask a verifier."""

@@ -85,14 +85,17 @@ def test_golden_noise_lies_as_far_as_it_is_told_in_the_direction_of_its_branches
     free = make_noisy()
     told = make_noisy(replace(SMALL, change_rms=0.1, keep_norm=keep_norm))
     noise, embeds = torch.randn(3, 4, 8, 8), torch.randn(3, 5, 8)
-    change, direction = told(noise, embeds) - noise, free(noise, embeds) - noise
-    if not keep_norm:
-        torch.testing.assert_close(change.square().mean((1, 2, 3)).sqrt(), torch.full((3,), 0.1))
-        cosine = torch.nn.functional.cosine_similarity(change.flatten(1), direction.flatten(1))
-        torch.testing.assert_close(cosine, torch.ones(3))
-    else:
+    with torch.no_grad():  # most of what the branch says is a change of the norm
+        free.denoiser.network.conv_out.bias.fill_(0.3)
+        told.load_state_dict(free.state_dict())
+    noise = noise + 0.5
+    change = (told(noise, embeds) - noise).flatten(1)
+    if keep_norm:
         torch.testing.assert_close(told(noise, embeds).flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1))
-        assert (change.square().mean((1, 2, 3)).sqrt() < 0.11).all()
+        free.config = replace(free.config, keep_norm=True)
+    direction = (free(noise, embeds) - noise).flatten(1)
+    torch.testing.assert_close(change.square().mean(1).sqrt(), torch.full((3,), 0.1), rtol=0.02, atol=0)
+    assert (torch.nn.functional.cosine_similarity(change, direction) > 0.98).all()
 
 
 def test_no_change_stays_no_change_whatever_its_size_should_be():

@@ -20,9 +20,9 @@ class NPNetConfig:
         (without `singular` the source noise passes unchanged).
     keep_norm: golden noise is scaled to the norm of its source noise, row by row.
         Differs from the paper: a smaller norm alone changes images, so that for our own weights no gain is the norm's.
-    change_rms: how far golden noise lies from its source noise, root mean square per value, before its norm is kept;
-        None: as far as the branches say. What is learnt from single examples of a change is their mean, which is
-        short where they disagree; its direction is what helps.
+    change_rms: how far golden noise lies from its source noise, root mean square per value, to within a few percent if
+        its norm is kept; None: as far as the branches say. What is learnt from single examples of a change is their
+        mean, which is short where they disagree; its direction is what helps.
     """
 
     channels: int = 4

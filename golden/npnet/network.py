@@ -67,12 +67,15 @@ class NPNet(SharedNPNet, nn.Module):
             for name, output in outputs.items():
                 if name not in ("singular", "text_embedding", "residual"):
                     golden = golden + output
+            golden = self._keep_norm(golden, noise)
             if self.config.change_rms is not None:
-                change = golden - noise
+                change = golden - noise  # without what the norm undoes
                 golden = noise + change * (self.config.change_rms * noise[0].numel() ** 0.5 / _row_norms(change))
-            if self.config.keep_norm:
-                golden = golden * (_row_norms(noise) / _row_norms(golden))
+                golden = self._keep_norm(golden, noise)
         return outputs | {"golden": golden}
+
+    def _keep_norm(self, golden: Noise, noise: Noise) -> Noise:
+        return golden * (_row_norms(noise) / _row_norms(golden)) if self.config.keep_norm else golden
 
     def _check_shapes(self, source_noise: Tensor, prompt_embeds: Tensor) -> None:
         config = self.config

@@ -53,6 +53,12 @@ _WORDS = {
         "standard noise at golden noise's norm",
         "The seed's own noise, only scaled to the size of golden noise: a control that reads no prompt.",
     ),
+    "npnet_best_norm": ArmWords(
+        "Golden at the best norm",
+        "golden, best norm",
+        "golden noise at the model's best norm",
+        "Golden noise scaled to the size that suits this model best, as standard noise is in “best norm”.",
+    ),
     "mismatched": ArmWords(
         "Golden, wrong prompt",
         "wrong prompt",
