@@ -2,12 +2,14 @@
 
 `write_report` leaves it in the run's folder as answer.json. A copy beside an embedded model is what the app says of it:
 
-    golden bench --suite main --num-seeds 2 --bf16 --out runs/main && cp runs/main/answer.json assets/shapes/answer.json
+    golden bench --suite golden-noise --num-seeds 1 --bf16 --judges none --sampler ddim --num-inference-steps 20 \
+        --arms standard random mismatched npnet npnet_best_norm && cp runs/golden-noise/answer.json assets/shapes
 
-The suite golden-noise answers under its first sampling.
+Under several samplings it is that of the first.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,9 @@ def describe_answer(results: Results) -> dict[str, Any] | None:
     }
 
 
-def write_answer(results: Results, folder: Path) -> None:
-    """Write answer.json, if there is an answer."""
-    if answer := describe_answer(results):
+def write_answer(finished: Sequence[Results], folder: Path) -> None:
+    """Write answer.json, if there is an answer: that of the first of several prompt sets, with the `others` in it."""
+    answers = [answer for results in finished if (answer := describe_answer(results))]
+    if answers:
+        answer = answers[0] | ({"others": answers[1:]} if answers[1:] else {})
         write_bytes(folder / FILE, (json.dumps(answer, indent=2, ensure_ascii=False) + "\n").encode())

@@ -32,14 +32,14 @@ def write_report(results: Results, folder: Path) -> str:
         folder, begin(results.suite.title), f"{results.suite.source} · {results.model} · {results.prompts}", sections
     )
     with explain_write_errors(folder):
-        write_answer(results, folder)
+        write_answer([results], folder)
         if results.suite.at_samplings:
             write_bytes(folder / COMPARISONS, tabulate(results).to_csv(index=False).encode())
     return to_text(sections)
 
 
 def write_joint_report(finished: Sequence[Results], folder: Path) -> None:
-    """Write the first section of each of several runs as one report, and their comparisons as one file, if there are.
+    """Write the first section of each of several runs as one report, their answers as one, and all comparisons.
 
     Raises: as `write_report`.
     """
@@ -47,8 +47,9 @@ def write_joint_report(finished: Sequence[Results], folder: Path) -> None:
     sections = [replace(first_section(each), title=f"On {each.prompts}") for each in finished]
     sets = ", ".join(results.prompts for results in finished)
     _write(folder, begin(suite.title), f"{suite.source} · {model} · {sets}", sections)
-    if suite.at_samplings:
-        with explain_write_errors(folder):
+    with explain_write_errors(folder):
+        write_answer(finished, folder)
+        if suite.at_samplings:
             tables = pd.concat([tabulate(results) for results in finished])
             write_bytes(folder / COMPARISONS, tables.to_csv(index=False).encode())
 

@@ -1,5 +1,6 @@
 """The suite golden-noise: every noise against standard under every sampling, and choosing among rendered images."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -256,6 +257,10 @@ def test_one_command_measures_two_prompt_sets(tmp_path):
     for folder in (tmp_path, tmp_path / "shapes-553", tmp_path / "shapes-hard-400"):
         assert (folder / "report.html").is_file()
         assert (folder / "comparisons.csv").is_file()
+    answers = [
+        json.loads((tmp_path / name / "answer.json").read_text()) for name in (".", "shapes-553", "shapes-hard-400")
+    ]
+    assert answers[0] == answers[1] | {"others": [answers[2]]}
     assert set(pd.read_csv(tmp_path / "comparisons.csv")["prompts"]) == {"shapes-553", "shapes-hard-400"}
 
 

@@ -75,7 +75,7 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
         f"On {num} test prompts golden is right on {_percent(golden['right'])}, standard on "
         f"{_percent(standard['right'])}:"
     )
-    details = []
+    details = [_describe_other(other) for other in found.get("others", [])]
     for name, sentence in CONTROLS.items():
         if name in found["arms"]:
             details.append(sentence.format(_percent(found["arms"][name]["right"])))
@@ -83,6 +83,15 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
     return Known(answer, tuple(details), write_difference(golden["difference"]))
+
+
+def _describe_other(found: dict[str, Any]) -> str:
+    """The same of a further set of test prompts, in one sentence."""
+    golden, standard = found["arms"]["npnet"], found["arms"]["standard"]
+    return (
+        f"On the {int(found['num_prompts'])} of {found['prompts']} {_percent(golden['right'])} against "
+        f"{_percent(standard['right'])}, {write_difference(golden['difference'])}."
+    )
 
 
 def _is_of(found: dict[str, Any], spec: ModelSpec) -> bool:
