@@ -31,8 +31,11 @@ def find_differences(num_won: int, num_lost: int) -> list[Comparison]:
     rng = np.random.default_rng(0)
     found: list[Comparison] = []
     left = {True: num_won, False: num_lost}
-    while any(left.values()):
-        request = CompareRequest(prompt=str(rng.choice(prompts)), seed=int(rng.integers(NUM_SEEDS)))
+    for index in rng.permutation(NUM_SEEDS * len(prompts)):
+        if not any(left.values()):
+            break
+        seed, place = divmod(int(index), len(prompts))
+        request = CompareRequest(prompt=prompts[place], seed=seed)
         comparison = run_comparison(request, model)
         won = comparison.verdicts["npnet"].correct
         if won != comparison.verdicts["standard"].correct and left[won]:

@@ -52,7 +52,7 @@ def test_a_second_set_of_prompts_has_its_own_sentence(embedded):
     arms = {"standard": {"right": 0.555}, "npnet": {"right": 0.652, "difference": [0.098, 0.042, 0.152]}}
     write(others=[{"prompts": "shapes-hard-400", "num_prompts": 400, "arms": arms}])
     details = read_measured(spec).details
-    assert details[0] == "On the 400 of shapes-hard-400 65.2 % against 55.5 %, +9.8 points [+4.2,\u00a0+15.2]."
+    assert details[2] == "On 400 others (shapes-hard-400) 65.2 % against 55.5 %: +9.8 points [+4.2,\u00a0+15.2]."
     assert len(details) == 4
 
 

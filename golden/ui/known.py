@@ -75,10 +75,11 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
         f"On {num} test prompts golden is right on {_percent(golden['right'])}, standard on "
         f"{_percent(standard['right'])}:"
     )
-    details = [_describe_other(other) for other in found.get("others", [])]
+    details = []
     for name, sentence in CONTROLS.items():
         if name in found["arms"]:
             details.append(sentence.format(_percent(found["arms"][name]["right"])))
+    details += [_describe_other(other) for other in found.get("others", [])]
     details.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} each, exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
@@ -89,8 +90,8 @@ def _describe_other(found: dict[str, Any]) -> str:
     """The same of a further set of test prompts, in one sentence."""
     golden, standard = found["arms"]["npnet"], found["arms"]["standard"]
     return (
-        f"On the {int(found['num_prompts'])} of {found['prompts']} {_percent(golden['right'])} against "
-        f"{_percent(standard['right'])}, {write_difference(golden['difference'])}."
+        f"On {int(found['num_prompts'])} others ({found['prompts']}) {_percent(golden['right'])} against "
+        f"{_percent(standard['right'])}: {write_difference(golden['difference'])}."
     )
 
 
