@@ -15,11 +15,10 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from golden import hub as hub_client
 from golden.errors import BadWeights, InvalidInput, MissingWeights
-from golden.files import ASSETS
 from golden.hub import PINS, Pin
 from golden.npnet import (
     BRANCHES,
@@ -530,11 +529,13 @@ FIRST_EMBEDDED = {
 
 
 def test_files_of_the_first_version_load(tmp_path):
-    embedded = ASSETS / "shapes" / "npnet.safetensors"
-    with safe_open(embedded, framework="pt") as file:
-        assert json.loads(file.metadata()[CONFIG_KEY])["version"] > 1
-    save_file(load_file(embedded), tmp_path / "first.safetensors", {CONFIG_KEY: json.dumps(FIRST_EMBEDDED)})
-    config = load_npnet(tmp_path / "first.safetensors").config
+    branches = {"singular": SingularConfig(canonical_signs=True, output_hidden=128), "residual": None, "text": None}
+    embedded = make_net(NPNetConfig(4, 16, 16, 24, 256, layout=LayoutConfig(), **branches))
+    save_file(embedded.state_dict(), tmp_path / "first.safetensors", {CONFIG_KEY: json.dumps(FIRST_EMBEDDED)})
+    loaded = load_npnet(tmp_path / "first.safetensors")
+    noise, embeds = torch.randn(2, 4, 16, 16), torch.randn(2, 24, 256)
+    assert torch.equal(loaded(noise, embeds), embedded(noise, embeds))
+    config = loaded.config
     assert (config.height, config.embedding_dim) == (16, 256)
     assert (config.singular.canonical_signs, config.singular.hidden) == (True, 64)
     assert (config.residual, config.text) == (None, None)

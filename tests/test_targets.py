@@ -19,7 +19,7 @@ from train.settings import Architecture, CollectionSettings, TrainingSettings
 from train.targets import make_target
 from train.train_npnet import TrainingOptions, run_training
 
-SETTINGS = CollectionSettings(shard_size=4, num_inference_steps=2, targets=("source", "ascent1"), filter="all")
+SETTINGS = CollectionSettings(shard_size=4, num_inference_steps=2, targets=("source", "ascent2"), filter="all")
 PROMPTS = ["a star", "a heart", "a red circle", "two blue squares"]
 
 
@@ -41,7 +41,7 @@ def make(model, name: str, source: torch.Tensor, prompts: list[str]) -> torch.Te
 def test_more_steps_of_ascent_please_the_verifier_more_at_the_same_norm(tiny_shapes):
     source, embeddings = source_noise([1, 2], latent_shape(tiny_shapes.pipeline)), PROMPTS[:2]
     reward, encoded = Reward(tiny_shapes, tiny_shapes.spec.reward), encode_anew(tiny_shapes.pipeline, embeddings)
-    targets = [source, *(make(tiny_shapes, name, source, embeddings) for name in ("ascent1", "ascent3"))]
+    targets = [source, *(make(tiny_shapes, name, source, embeddings) for name in ("ascent2", "ascent6"))]
     with torch.no_grad():
         before, once, thrice = (reward(noise, encoded) for noise in targets)
     assert (before < once).all()
@@ -79,7 +79,7 @@ def test_ascent_is_collected_recorded_resumed_and_trained_on(with_verifier, tmp_
 
     collect()
     before = read_shard(folder, 1)
-    assert set(read_rows(folder)["target"]) == {"source", "ascent1"}
+    assert set(read_rows(folder)["target"]) == {"source", "ascent2"}
     moved = before.target_noise - before.source_noise
     assert not moved[:4].any()
     assert (moved[4:].flatten(1).norm(dim=1) > 0.01).all()
@@ -91,7 +91,7 @@ def test_ascent_is_collected_recorded_resumed_and_trained_on(with_verifier, tmp_
     collect()
     assert torch.equal(read_shard(folder, 1).target_noise, before.target_noise)
 
-    training = TrainingSettings(filter="all", targets=("ascent1",), num_epochs=1, batch_size=2)
+    training = TrainingSettings(filter="all", targets=("ascent2",), num_epochs=1, batch_size=2)
     architecture = Architecture(singular=False, residual=False, text=False, layout_rank=4)
     run_training(TrainingOptions(data=folder, out=tmp_path / "npnet", device="cpu"), training, architecture)
     assert load_npnet(tmp_path / "npnet" / "npnet.safetensors") is not None
