@@ -4,7 +4,7 @@ Source: ReNO (arXiv 2406.04312) for gradient ascent on the noise, HyperNoise (ar
 on the same signal.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,16 +111,25 @@ def clip_rows(gradient: Noise, limit: float | Tensor) -> Noise:
 
 
 NUM_ITERATIONS, STEP_SIZE = 12, 0.015  # of ascent; sizes are root mean squares per value
-"""A row's gradient is another one after 0.03, so that longer steps lead nowhere."""
+"""After 0.03 a row's gradient has nothing in common with the one before, so that longer steps gain little."""
 SINGLE_STEP_SIZE = 0.03
 ASCENDED_AT_ONCE = 16
 """Rows whose activations, for the gradient through several steps, are in memory at a time."""
 
 
-def _in_parts(num_rows: int) -> Iterator[slice]:
-    """The rows that are in memory at a time."""
-    for first in range(0, num_rows, ASCENDED_AT_ONCE):
-        yield slice(first, first + ASCENDED_AT_ONCE)
+def _in_parts(
+    move: Callable[[Noise, Embeddings, Sequence[str]], Noise],
+    source: Noise,
+    embeddings: Embeddings,
+    prompts: Sequence[str],
+) -> Noise:
+    """What `move` makes of all rows, of which few are in memory at a time."""
+    parts = []
+    for first in range(0, len(source), ASCENDED_AT_ONCE):
+        rows = slice(first, first + ASCENDED_AT_ONCE)
+        own = {name: value[rows] for name, value in embeddings.items()}
+        parts.append(move(source[rows], own, prompts[rows]))
+    return torch.cat(parts)
 
 
 def ascend(
@@ -138,11 +147,11 @@ def ascend(
     Each iteration moves a row by `step_size` (rms per value) along its own gradient, whatever the gradient's norm.
     Differs from ReNO: steps are normalised row by row in the place of clipping, and the norm is kept exactly.
     """
-    parts = []
-    for rows in _in_parts(len(source)):
-        own = {name: value[rows] for name, value in embeddings.items()}
-        parts.append(_ascend(reward, source[rows], own, prompts[rows], num_iterations, step_size, momentum))
-    return torch.cat(parts)
+
+    def move(source: Noise, embeddings: Embeddings, prompts: Sequence[str]) -> Noise:
+        return _ascend(reward, source, embeddings, prompts, num_iterations, step_size, momentum)
+
+    return _in_parts(move, source, embeddings, prompts)
 
 
 def _ascend(
@@ -155,7 +164,6 @@ def _ascend(
     momentum: float,
 ) -> Noise:
     """`ascend` for rows that are in memory together."""
-    norm = source.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     noise, velocity = source.clone(), torch.zeros_like(source)
     best, best_reward = noise.clone(), torch.full((len(source),), -torch.inf)
     for iteration in range(num_iterations + 1):
@@ -164,15 +172,15 @@ def _ascend(
         best[better], best_reward = noise[better], torch.where(better, rewards.cpu(), best_reward)
         if iteration == num_iterations:
             break
-        velocity = momentum * velocity + _direction(gradient) * source[0].numel() ** 0.5 * step_size
-        noise = noise + velocity.to(noise)
-        noise = noise * (norm / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        velocity = momentum * velocity + _step_along(gradient, step_size)
+        noise = at_norm_of(noise + velocity.to(noise), source)
     return best
 
 
-def _direction(gradient: Noise) -> Noise:
-    """The gradients of single rows at length 1; what is not finite counts as zero."""
-    return F.normalize(torch.nan_to_num(gradient).flatten(1), dim=1).view_as(gradient)
+def _step_along(gradient: Noise, size: float) -> Noise:
+    """A step of one size (rms per value) along each row's gradient; what is not finite counts as zero."""
+    direction = F.normalize(torch.nan_to_num(gradient).flatten(1), dim=1).view_as(gradient)
+    return direction * gradient[0].numel() ** 0.5 * size
 
 
 def step_up(
@@ -183,9 +191,9 @@ def step_up(
     For a network to learn from: along its own gradient a noise gains little, since the gradient is another one a step
     later, but what the gradients of many noises have in common lasts.
     """
-    parts = []
-    for rows in _in_parts(len(source)):
-        own = {name: value[rows] for name, value in embeddings.items()}
-        _, gradient = reward_gradient(reward, source[rows], own, prompts[rows])
-        parts.append(source[rows] + (_direction(gradient) * source[0].numel() ** 0.5 * step_size).to(source))
-    return at_norm_of(torch.cat(parts), source)
+
+    def move(source: Noise, embeddings: Embeddings, prompts: Sequence[str]) -> Noise:
+        _, gradient = reward_gradient(reward, source, embeddings, prompts)
+        return at_norm_of(source + _step_along(gradient, step_size).to(source), source)
+
+    return _in_parts(move, source, embeddings, prompts)

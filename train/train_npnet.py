@@ -88,7 +88,9 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     accelerator = make_accelerator(options.device)
     objective = find_objective(settings.objective).open(options.data, settings, accelerator)
     torch.manual_seed(settings.seed)
-    network = start_from(settings.start) if settings.start else make_new(architecture, objective, options.data)
+    network = (
+        start_from(settings.start) if settings.start else make_new(options, architecture, objective, accelerator.device)
+    )
     change_rms = network.config.change_rms
     if objective.predicts_targets:
         network.config = replace(network.config, change_rms=None)
@@ -120,16 +122,17 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
         save_result(trainer, folder)
 
 
-def make_new(architecture: Architecture, objective: "Objective", data: Path) -> "NPNet":
-    """An untrained network; what it copies of a model is that of the model with which `data` was made."""
+def make_new(options: TrainingOptions, architecture: Architecture, objective: "Objective", device: Any) -> "NPNet":
+    """An untrained network; what it copies of a model is that of the model with which the data was made."""
     from golden.model import load_model
     from train.network import make_npnet
     from train.pairs import read_manifest, read_rows
 
     if not architecture.denoiser:
         return make_npnet(architecture, objective.sizes)
-    pipeline = load_model(read_manifest(data)["settings"]["model"]).pipeline
-    return make_npnet(architecture, objective.sizes, pipeline, read_rows(data)["prompt"][:NUM_EXAMPLES].tolist())
+    pipeline = load_model(read_manifest(options.data)["settings"]["model"], device=str(device)).pipeline
+    prompts = read_rows(options.data)["prompt"][:NUM_EXAMPLES].tolist()
+    return make_npnet(architecture, objective.sizes, pipeline, prompts)
 
 
 def save_result(trainer: "Trainer", folder: "TrainingFolder") -> None:

@@ -8,7 +8,7 @@ TERMS = {
     "whiteness": "1 means that coarse and fine grain are equally strong, as in ordinary noise; less means a pattern.",
     "singular values": (
         "The strengths of the patterns that the noise is made of, strongest first. The paper's NPNet predicts them: "
-        "where the lines part, golden noise has others."
+        "where the lines part, golden noise differs."
     ),
     # times
     "total": "From pressing Compare to the finished images, without the judges.",

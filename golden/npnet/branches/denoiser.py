@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
 from torch import Tensor, nn
 
 from ...attention import plain_attention
@@ -41,6 +40,12 @@ NETWORKS: dict[str, Callable[[Any, Tensor, float, Tensor], Tensor]] = {
 }
 
 
+def _class_of(network: str) -> Any:
+    import diffusers  # here, since other branches do without it
+
+    return getattr(diffusers, network)
+
+
 @dataclass(frozen=True)
 class DenoiserConfig:
     """network: a class of diffusers, one of NETWORKS. settings: its config; by default those of a small UNet.
@@ -59,7 +64,7 @@ class DenoiserConfig:
             )
         if type(self.timestep) not in (int, float) or not 0 <= self.timestep <= 1000:
             raise InvalidInput(f"DenoiserConfig.timestep must be a number from 0 to 1000, got {self.timestep!r}.")
-        known = inspect.signature(getattr(diffusers, self.network).__init__).parameters
+        known = inspect.signature(_class_of(self.network).__init__).parameters
         for name, value in self.settings.items():
             if name not in known:
                 raise InvalidInput(f"DenoiserConfig.settings must be those of {self.network}, got {name[:40]!r}.")
@@ -91,7 +96,7 @@ class DenoiserBranch(nn.Module):
         self.timestep = config.timestep
         self.call = NETWORKS[config.network]
         try:
-            self.network = getattr(diffusers, config.network).from_config(_fit(config, shapes) | dict(config.settings))
+            self.network = _class_of(config.network).from_config(_fit(config, shapes) | dict(config.settings))
         except _NONSENSE as error:
             raise InvalidInput(f"DenoiserConfig.settings describe no {config.network}: {error}") from error
 
