@@ -99,14 +99,7 @@ def describe_denoiser(pipeline: Any) -> DenoiserConfig:
     if name not in NETWORKS:
         raise InvalidInput(f"--denoiser copies a {' or a '.join(NETWORKS)}, and this model has a {name}.")
     settings = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    return DenoiserConfig(name, settings | _POOLED_AWAY[name], first_timestep(pipeline))
-
-
-_POOLED_AWAY: dict[str, dict[str, Any]] = {
-    "UNet2DConditionModel": {"addition_embed_type": None, "projection_class_embeddings_input_dim": None},
-    "SD3Transformer2DModel": {},
-}
-"""Settings without the pooled embeddings, which NPNet does not see."""
+    return DenoiserConfig(name, {**settings, **NETWORKS[name].settings}, first_timestep(pipeline))
 
 
 @torch.no_grad()
@@ -116,21 +109,19 @@ def copy_denoiser(pipeline: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
     What pooled embeddings and sizes add to the embedding of the timestep is replaced by its mean over `prompts`.
     """
     network = network_of(pipeline)
-    weights = {name: value.float().clone() for name, value in network.state_dict().items()}
+    known = NETWORKS[type(network).__name__]
     noise = torch.zeros(len(prompts), *latent_shape(pipeline), device=network.device, dtype=network.dtype)
     embeddings = encode_anew(pipeline, list(prompts))
     _, inputs = capture_network_inputs(pipeline, noise, first_timestep(pipeline), embeddings)
-    if type(network).__name__ == "UNet2DConditionModel":
-        bias, last = "time_embedding.linear_2.bias", "conv_out"
-        pooled = network.get_aug_embed(noise, inputs["encoder_hidden_states"], inputs.get("added_cond_kwargs") or {})
-        weights = {name: value for name, value in weights.items() if not name.startswith("add_embedding.")}
-    else:
-        bias, last = "time_text_embed.timestep_embedder.linear_2.bias", "proj_out"
-        read = network.time_text_embed.text_embedder
-        pooled = read(inputs["pooled_projections"]) - read(torch.zeros_like(inputs["pooled_projections"]))
+    pooled = known.pooled(network, noise, inputs)
+    weights = {
+        name: value.float().clone()
+        for name, value in network.state_dict().items()
+        if not name.startswith(known.dropped)
+    }
     if pooled is not None:
-        weights[bias] += pooled.float().mean(0)
-    for name in (f"{last}.weight", f"{last}.bias"):
+        weights[known.time_bias] += pooled.float().mean(0)
+    for name in (f"{known.last}.weight", f"{known.last}.bias"):
         weights[name].zero_()
     return weights
 

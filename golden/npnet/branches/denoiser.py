@@ -3,8 +3,9 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ...attention import plain_attention
@@ -30,14 +31,55 @@ def _call_sd3(network: Any, noise: Tensor, timestep: float, prompt_embeds: Tenso
     return network(noise, prompt_embeds, pooled, noise.new_full((len(noise),), timestep), return_dict=False)[0]
 
 
+def _pooled_of_unet(network: Any, noise: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
+    return network.get_aug_embed(noise, inputs["encoder_hidden_states"], inputs.get("added_cond_kwargs") or {})
+
+
+def _pooled_of_sd3(network: Any, noise: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
+    read, pooled = network.time_text_embed.text_embedder, inputs["pooled_projections"]
+    return read(pooled) - read(torch.zeros_like(pooled))
+
+
+class CopiedNetwork(NamedTuple):
+    """What is known of a class of diffusers that a denoiser branch can copy, without the pooled embeddings.
+
+    call(network, noise, timestep, prompt_embeds) runs it. `width` is the setting that says how wide prompt embeddings
+    are, `last` the last layer. `settings` leave the pooled ones out, and with them weights whose names start with one
+    of `dropped`. What they add to the embedding of the timestep, pooled(network, noise, inputs of the network) ->
+    (B, dim) or None, goes into `time_bias` as its mean.
+    """
+
+    call: Callable[[Any, Tensor, float, Tensor], Tensor]
+    pooled: Callable[[Any, Tensor, Mapping[str, Any]], Tensor | None]
+    width: str
+    time_bias: str
+    last: str
+    settings: Mapping[str, Any] = {}
+    dropped: tuple[str, ...] = ()
+
+
 # What diffusers raises for settings that do not go together.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
-# By the name of the class in diffusers: how it is called, without the pooled embeddings, which NPNet does not see.
-NETWORKS: dict[str, Callable[[Any, Tensor, float, Tensor], Tensor]] = {
-    "UNet2DConditionModel": _call_unet,
-    "SD3Transformer2DModel": _call_sd3,
+NETWORKS = {
+    "UNet2DConditionModel": CopiedNetwork(
+        _call_unet,
+        _pooled_of_unet,
+        width="cross_attention_dim",
+        time_bias="time_embedding.linear_2.bias",
+        last="conv_out",
+        settings={"addition_embed_type": None, "projection_class_embeddings_input_dim": None},
+        dropped=("add_embedding.",),
+    ),
+    "SD3Transformer2DModel": CopiedNetwork(
+        _call_sd3,
+        _pooled_of_sd3,
+        width="joint_attention_dim",
+        time_bias="time_text_embed.timestep_embedder.linear_2.bias",
+        last="proj_out",
+    ),
 }
+"""The networks that a denoiser branch can copy, by the name of their class in diffusers."""
 
 
 def _class_of(network: str) -> Any:
@@ -94,7 +136,7 @@ class DenoiserBranch(nn.Module):
     def __init__(self, shapes: Shapes, config: DenoiserConfig) -> None:
         super().__init__()
         self.timestep = config.timestep
-        self.call = NETWORKS[config.network]
+        self.call = NETWORKS[config.network].call
         try:
             self.network = _class_of(config.network).from_config(_fit(config, shapes) | dict(config.settings))
         except _NONSENSE as error:
@@ -107,10 +149,9 @@ class DenoiserBranch(nn.Module):
 
 def _fit(config: DenoiserConfig, shapes: Shapes) -> dict[str, Any]:
     """The settings that follow from the shapes of an NPNet."""
-    width = "cross_attention_dim" if config.network == "UNet2DConditionModel" else "joint_attention_dim"
     return {
         "in_channels": shapes.channels,
         "out_channels": shapes.channels,
         "sample_size": shapes.height,
-        width: shapes.embedding_dim,
+        NETWORKS[config.network].width: shapes.embedding_dim,
     }
