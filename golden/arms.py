@@ -18,12 +18,11 @@ from .errors import MissingWeights
 from .families import Embeddings
 from .model import Model
 from .models import ModelSpec
-from .noise import Noise, at_norm_of, first_timestep, random_change, redenoise, repaint, source_noise
+from .noise import Noise, at_norm_of, random_change, redenoise, repaint, source_noise
 from .npnet import NPNet
 from .pipelines import encode_prompts, repeat_embeddings
 from .reward import Reward, ascend
 from .sizes import predict_golden
-from .verifier import missing_verifier
 
 
 @dataclass(frozen=True)
@@ -141,21 +140,19 @@ def ascent(source: Noise, conditions: Conditions) -> Noise:
 
 
 def select(source: Noise, conditions: Conditions, num_noises: int) -> Noise:
-    """The best of `num_noises` noises, the source noise among them, as the verifier predicts it from pure noise.
+    """The best of `num_noises` noises, the source noise among them, by the verifier's reward after a few guided steps.
 
-    No image is rendered. Raises: MissingWeights if the model has no verifier.
+    No image is finished for it. Raises: MissingWeights if the model has no verifier.
     """
-    model, verifier = conditions.model, conditions.model.verifier
-    if verifier is None:
-        raise missing_verifier(model.spec.name)
-    best, best_logit = source, torch.full((len(source),), -torch.inf)
+    reward = Reward(conditions.model, conditions.model.spec.reward)
+    best, best_reward = source, torch.full((len(source),), -torch.inf)
     for index in range(num_noises):
         seeds = [(seed + index * _SELECTED_APART) % 2**32 for seed in conditions.seeds]
         noise = source if index == 0 else source_noise(seeds, source.shape[1:])
         with torch.no_grad():
-            logit = verifier(model.pipeline, noise, first_timestep(model.pipeline), conditions.embeddings).float().cpu()
-        best = torch.where((logit > best_logit).view(-1, 1, 1, 1), noise, best)
-        best_logit = torch.maximum(logit, best_logit)
+            rewards = reward(noise, conditions.embeddings).float().cpu()
+        best = torch.where((rewards > best_reward).view(-1, 1, 1, 1), noise, best)
+        best_reward = torch.maximum(rewards, best_reward)
     return best
 
 

@@ -48,16 +48,14 @@ class Redenoise:
 class RewardSettings:
     """What a noise is rewarded for: `weights` by name, "verifier" or judges, after the first of some steps.
 
-    `num_steps` of a schedule of `num_inference_steps` are taken. Judges see the image that is expected by then. The
-    verifier sees it `num_views` times, each time under noise drawn anew, so that a gradient cannot exploit one
-    particular noise; with 0 views it sees the latents themselves. Without a `guidance_scale` it is the model's own.
+    `num_steps` of a schedule of `num_inference_steps` are taken. The verifier sees the latents by then, judges the
+    image that is expected. Without a `guidance_scale` it is the model's own.
     """
 
     weights: tuple[tuple[str, float], ...] = (("verifier", 1.0),)
     num_inference_steps: int = 10
     num_steps: int = 4
     guidance_scale: float | None = None
-    num_views: int = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps < self.num_inference_steps:
@@ -65,8 +63,6 @@ class RewardSettings:
                 f"A reward takes 1 to {self.num_inference_steps - 1} of {self.num_inference_steps} steps, "
                 f"got {self.num_steps}."
             )
-        if self.num_views < 0:
-            raise InvalidInput(f"The verifier sees an image 0 or more times under new noise, got {self.num_views}.")
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ MODELS: dict[str, ModelSpec] = {
             sampling=Sampling(num_inference_steps=20),
             # See train/shapes/README.md.
             redenoise=Redenoise(guidance_scale=2.5, num_inference_steps=20, num_steps_down=5),
-            reward=RewardSettings(num_steps=2, num_views=2),
+            reward=RewardSettings(num_inference_steps=20, num_steps=4),
             best_norm=0.8,
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
             verifier=str(ASSETS / "shapes" / "verifier.safetensors"),

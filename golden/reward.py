@@ -17,7 +17,7 @@ from .errors import InvalidInput
 from .families import Embeddings
 from .model import Model
 from .models import RewardSettings, Sampling
-from .noise import Noise, add_noise, at_norm_of, sample_first_steps
+from .noise import Noise, at_norm_of, sample_first_steps
 from .pipelines import decode_pixels
 from .verifier import missing_verifier
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:  # judges bring libraries that the verifier does without
     from .judges.base import Judge
 
 VERIFIER = "verifier"
-VIEWED_AT = (1.0, 0.6)  # shares of the timestep that was reached, under whose noise the verifier sees an image
 
 
 class Reward:
     """A differentiable reward: (noise (B, C, h, w), embeddings, prompts) -> (B,).
 
-    The verifier's part is its log-probability that the image will be right; a judge's is its score.
+    The verifier's part is its log-probability that the image will be right, a judge's is its score. The verifier sees
+    the latents that were reached, whose noise decides much of what follows; judges see the image that is expected.
     """
 
     def __init__(
@@ -45,10 +45,7 @@ class Reward:
             if name != VERIFIER and name not in self.judges:
                 raise InvalidInput(f"The reward {name[:40]!r} is neither {VERIFIER!r} nor a judge that was loaded.")
 
-    def __call__(
-        self, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = (), seed: int = 0
-    ) -> Float[Tensor, " batch"]:
-        """Rewards; `seed` decides under which noise the verifier sees the images, the same for all rows."""
+    def __call__(self, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = ()) -> Float[Tensor, " batch"]:
         settings, model = self.settings, self.model
         own, given = model.spec.sampling.guidance_scale, settings.guidance_scale
         sampling = Sampling("ddim", settings.num_inference_steps, own if given is None else given)
@@ -60,41 +57,22 @@ class Reward:
             pixels: Tensor | None = None
             for name, weight in settings.weights:
                 if name == VERIFIER:
-                    views = make_views(model.pipeline, clean, timestep, settings.num_views, seed)
-                    part = self._verify(views or [(latents, timestep)], embeddings)
+                    assert model.verifier is not None
+                    part = F.logsigmoid(model.verifier(model.pipeline, latents, timestep, embeddings))
                 else:
                     pixels = decode_pixels(model.pipeline, clean) if pixels is None else pixels
                     part = self.judges[name].score_pixels(pixels, list(prompts))
                 total = total + weight * part
         return total
 
-    def _verify(self, views: Sequence[tuple[Noise, int | float]], embeddings: Embeddings) -> Float[Tensor, " batch"]:
-        """The verifier's mean log-probability over views of the same rows."""
-        verifier, pipeline = self.model.verifier, self.model.pipeline
-        assert verifier is not None
-        return torch.stack([F.logsigmoid(verifier(pipeline, *view, embeddings)) for view in views]).mean(0)
-
-
-def make_views(
-    pipeline: Any, clean: Noise, timestep: int | float, num_views: int, seed: int
-) -> list[tuple[Noise, int | float]]:
-    """Images (B, C, h, w) under noise drawn anew, and the timesteps of it: `timestep` and a share of it in turns."""
-    generator = torch.Generator().manual_seed(seed)
-    views: list[tuple[Noise, int | float]] = []
-    for index in range(num_views):
-        at = round(timestep * VIEWED_AT[index % len(VIEWED_AT)])
-        noise = torch.randn(clean.shape[1:], generator=generator).to(clean)
-        views.append((add_noise(pipeline, clean, noise.expand_as(clean), at), at))
-    return views
-
 
 def reward_gradient(
-    reward: Any, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = (), seed: int = 0
+    reward: Any, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = ()
 ) -> tuple[Float[Tensor, " batch"], Noise]:
     """Rewards of each row, and the gradient of each row's reward at its noise."""
     leaf = noise.detach().requires_grad_(True)
     with torch.enable_grad():
-        rewards = reward(leaf, embeddings, prompts, seed)
+        rewards = reward(leaf, embeddings, prompts)
         (gradient,) = torch.autograd.grad(rewards.sum(), leaf)
     return rewards.detach(), gradient
 
@@ -167,7 +145,7 @@ def _ascend(
     noise, velocity = source.clone(), torch.zeros_like(source)
     best, best_reward = noise.clone(), torch.full((len(source),), -torch.inf)
     for iteration in range(num_iterations + 1):
-        rewards, gradient = reward_gradient(reward, noise, embeddings, prompts, seed=iteration)
+        rewards, gradient = reward_gradient(reward, noise, embeddings, prompts)
         better = rewards.cpu() > best_reward
         best[better], best_reward = noise[better], torch.where(better, rewards.cpu(), best_reward)
         if iteration == num_iterations:
@@ -188,12 +166,13 @@ def step_up(
 ) -> Noise:
     """Noise a single step of ascent away, whatever comes of it, with the norm of the source noise.
 
-    For a network to learn from: along its own gradient a noise gains little, since the gradient is another one a step
-    later, but what the gradients of many noises have in common lasts.
+    For a network to learn from. The reward is a log-probability of success, and the step is as long as the doubt: the
+    step size times one minus the probability, so that noises which do well already stay where they are.
     """
 
     def move(source: Noise, embeddings: Embeddings, prompts: Sequence[str]) -> Noise:
-        _, gradient = reward_gradient(reward, source, embeddings, prompts)
-        return at_norm_of(source + _step_along(gradient, step_size).to(source), source)
+        rewards, gradient = reward_gradient(reward, source, embeddings, prompts)
+        doubt = -torch.expm1(rewards.clamp_max(0)).view(-1, 1, 1, 1)
+        return at_norm_of(source + (doubt * _step_along(gradient, step_size)).to(source), source)
 
     return _in_parts(move, source, embeddings, prompts)

@@ -8,9 +8,9 @@ import torch
 from golden.arms import ARMS, Conditions
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import RewardSettings, Sampling
-from golden.noise import add_noise, first_timestep, sample_first_steps, source_noise
+from golden.noise import sample_first_steps, source_noise
 from golden.pipelines import denoise, encode_prompts, latent_shape
-from golden.reward import Reward, ascend, clip_rows, make_views, reward_gradient, step_up
+from golden.reward import Reward, ascend, clip_rows, reward_gradient, step_up
 from golden.samplers import make_sampler
 from golden.verifier import make_verifier
 
@@ -58,15 +58,27 @@ def test_ascent_climbs_and_keeps_the_norm(verified, inputs):
     assert torch.equal(ascend(reward, noise, embeddings, num_iterations=0), noise)
 
 
-def test_a_single_step_goes_up_the_gradient_of_each_row_and_keeps_the_norm(verified, inputs):
+def test_a_single_step_goes_up_the_gradient_as_far_as_there_is_doubt_and_keeps_the_norm(verified, inputs):
     noise, embeddings = inputs
     reward = Reward(verified)
     stepped = step_up(reward, noise, embeddings, step_size=0.02)
-    _, gradient = reward_gradient(reward, noise, embeddings)
+    rewards, gradient = reward_gradient(reward, noise, embeddings)
     change = (stepped - noise).flatten(1)
     assert torch.allclose(stepped.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1), rtol=1e-5)
-    assert torch.allclose(change.square().mean(1).sqrt(), torch.full((2,), 0.02), rtol=0.01)
+    assert torch.allclose(change.square().mean(1).sqrt(), 0.02 * (1 - rewards.exp()), rtol=0.01)
     assert (torch.nn.functional.cosine_similarity(change, gradient.flatten(1)) > 0.99).all()
+
+
+def test_a_noise_that_is_certain_to_succeed_stays_where_it_is(inputs):
+    noise, embeddings = inputs
+
+    def reward(noise, embeddings, prompts):
+        doubtful = torch.tensor([0.0, 1.0])
+        return torch.log(torch.tensor([1.0, 0.25])) + doubtful * 0.1 * noise.mean((1, 2, 3))
+
+    stepped = step_up(reward, noise, embeddings)
+    assert torch.allclose(stepped[0], noise[0], atol=1e-6)
+    assert (stepped[1] - noise[1]).square().mean().sqrt() == pytest.approx(0.75 * 0.03, rel=0.02)
 
 
 def test_a_reward_is_given_at_the_models_own_guidance_unless_it_has_another(verified, inputs):
@@ -86,23 +98,10 @@ def test_a_reward_is_given_at_the_models_own_guidance_unless_it_has_another(veri
     assert not torch.equal(own, strong)
 
 
-def test_the_verifier_sees_images_under_noise_of_their_timestep(verified, inputs):
-    clean, _ = inputs
-    views = make_views(verified.pipeline, clean, 501, 4, seed=3)
-    assert [timestep for _, timestep in views] == [501, 301, 501, 301]
-    again = make_views(verified.pipeline, clean[1:], 501, 4, seed=3)
-    for (view, timestep), (alone, _) in zip(views, again, strict=True):
-        assert torch.equal(view[1:], alone)
-        noise = view - add_noise(verified.pipeline, clean, torch.zeros_like(clean), timestep)
-        assert torch.allclose(noise[0], noise[1], atol=1e-5)
-    assert not torch.equal(views[0][0], views[2][0])
-    assert not torch.equal(views[0][0], make_views(verified.pipeline, clean, 501, 1, seed=4)[0][0])
-
-
-def test_without_views_the_verifier_sees_the_latents(verified, inputs):
+def test_the_verifier_sees_the_latents_that_were_reached(verified, inputs):
     noise, embeddings = inputs
     with torch.no_grad():
-        reward = Reward(verified, RewardSettings(num_inference_steps=4, num_steps=2, num_views=0))(noise, embeddings)
+        reward = Reward(verified, RewardSettings(num_inference_steps=4, num_steps=2))(noise, embeddings)
         latents, timestep, _ = sample_first_steps(verified.pipeline, noise, embeddings, Sampling("ddim", 4, 5.5), 2)
         logits = verified.verifier(verified.pipeline, latents, timestep, embeddings)
     assert torch.allclose(reward, torch.nn.functional.logsigmoid(logits), atol=1e-5)
@@ -154,8 +153,6 @@ def test_what_is_missing_is_named(tiny_model, verified):
         Reward(verified, RewardSettings((("PickScore", 1.0),)))
     with pytest.raises(InvalidInput, match="1 to 9 of 10"):
         RewardSettings(num_steps=10)
-    with pytest.raises(InvalidInput, match="0 or more times"):
-        RewardSettings(num_views=-1)
     for arm in ("ascent", "select_4"):
         with pytest.raises(MissingWeights, match="verifier"):
             ARMS[arm](torch.zeros(1, 4, 16, 16), Conditions(replace(tiny_model, verifier=None), None, {}, [0]))
@@ -165,13 +162,13 @@ def test_selection_takes_the_noise_that_the_verifier_likes_best(verified, inputs
     noise, embeddings = inputs
     conditions = Conditions(verified, None, embeddings, [1, 2])
 
-    def logits(rows):
+    def rewards(rows):
         with torch.no_grad():
-            return verified.verifier(verified.pipeline, rows, first_timestep(verified.pipeline), embeddings)
+            return Reward(verified, verified.spec.reward)(rows, embeddings)
 
     few, many = ARMS["select_4"](noise, conditions), ARMS["select_16"](noise, conditions)
-    assert (logits(few) >= logits(noise) - 1e-6).all()
-    assert (logits(many) >= logits(few) - 1e-6).all()
+    assert (rewards(few) >= rewards(noise) - 1e-6).all()
+    assert (rewards(many) >= rewards(few) - 1e-6).all()
     assert torch.equal(few, ARMS["select_4"](noise, conditions))
     alone = ARMS["select_4"](noise[1:], Conditions(verified, None, {k: v[1:] for k, v in embeddings.items()}, [2]))
     assert torch.allclose(few[1:], alone)

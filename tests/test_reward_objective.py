@@ -87,14 +87,14 @@ def test_one_extreme_row_does_not_drown_the_others(objective):
     class Extreme:
         model = objective.reward.model
 
-        def __call__(self, noise, embeddings, prompts, seed):
+        def __call__(self, noise, embeddings, prompts):
             weights = torch.ones(len(noise))
             weights[0] = 1e6
             return weights * noise.mean((1, 2, 3))
 
     objective.reward = Extreme()
     offset = torch.zeros_like(batch.source).requires_grad_(True)
-    objective.loss(lambda source, embeds: source + offset, batch, begin(objective).context).backward()
+    objective.loss(lambda source, embeds: source + offset, batch).backward()
     norms = offset.grad.flatten(1).norm(dim=1)
     assert norms.max() < 1.01 * norms.min()
 
@@ -118,14 +118,14 @@ def test_names_of_objectives_and_rewards_are_checked(tmp_path):
 
 
 def test_what_is_not_said_of_a_reward_is_the_models_own(verified, collected, monkeypatch):
-    own = RewardSettings(num_inference_steps=5, num_steps=2, num_views=3)
+    own = RewardSettings(num_inference_steps=5, num_steps=2)
     model = replace(verified, spec=replace(verified.spec, reward=own))
     monkeypatch.setattr("train.objectives.load_model", lambda *_, **__: model)
     opened = RewardObjective.open(collected, TrainingSettings(objective="reward"), Accelerator(cpu=True))
     assert opened.reward.settings == own
-    given = TrainingSettings(objective="reward", reward_num_steps=1, reward_num_views=0)
+    given = TrainingSettings(objective="reward", reward_num_steps=1, reward_num_inference_steps=4)
     opened = RewardObjective.open(collected, given, Accelerator(cpu=True))
-    assert opened.reward.settings == replace(own, num_steps=1, num_views=0)
+    assert opened.reward.settings == replace(own, num_steps=1, num_inference_steps=4)
 
 
 # --- the verifier -----------------------------------------------------------------------------------------------------

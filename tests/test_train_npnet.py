@@ -19,7 +19,7 @@ from golden.npnet import NPNet, load_npnet
 from golden.shapes import sample_caption
 from train.checkpoints import TrainingFolder
 from train.network import compute_in_bf16, make_npnet, start_from
-from train.objectives import OBJECTIVES, Context, Objective, PairsObjective, Sizes, find_objective
+from train.objectives import OBJECTIVES, Objective, PairsObjective, Sizes, find_objective
 from train.pairs import Shard, write_manifest, write_shard
 from train.settings import Architecture, TrainingSettings
 from train.stream import PairStream, Rows, choose_rows, keep_embeds
@@ -302,12 +302,11 @@ class Shrinking(Objective):
         Noises = namedtuple("Noises", ["source"])
         return Noises(source_noise(seeds, self.sizes[:3]))
 
-    def loss(self, network, batch, context):
-        assert isinstance(context, Context)
+    def loss(self, network, batch):
         return network(batch.source, torch.zeros(len(batch.source), *self.sizes[3:])).square().mean()
 
-    def figure(self, network, batch, context):
-        return -self.loss(network, batch, context)
+    def figure(self, network, batch):
+        return -self.loss(network, batch)
 
     def identity(self):
         return {}

@@ -23,7 +23,7 @@ from golden.model import pick_device
 from golden.npnet import NPNet
 from train.checkpoints import TrainingFolder
 from train.network import compute_in_bf16
-from train.objectives import Context, Network, Objective
+from train.objectives import Network, Objective
 from train.settings import TrainingSettings
 
 WARMUP_SHARE = 0.05
@@ -102,10 +102,6 @@ class Trainer:
         assert isinstance(averaged, NPNet)
         return averaged
 
-    @property
-    def context(self) -> Context:
-        return Context(self.accelerator.device, self.step, self.num_steps)
-
     def state(self) -> dict[str, Any]:
         """What a checkpoint saves."""
         return {"step": self.step} | {name: getattr(self, name).state_dict() for name in self.PARTS}
@@ -146,7 +142,7 @@ class Trainer:
         summed = torch.zeros((), device=accelerator.device)
         for number, piece in enumerate(pieces, 1):
             with nullcontext() if number == len(pieces) else accelerator.no_sync(self.shared):
-                share = self.objective.loss(self.shared, piece, self.context) * (len(piece[0]) / num_rows)
+                share = self.objective.loss(self.shared, piece) * (len(piece[0]) / num_rows)
                 # Gradients are averaged over workers, but should be summed.
                 accelerator.backward(share * num_workers)
             summed += share.detach()
@@ -177,8 +173,27 @@ class Trainer:
         for number, batch in enumerate(self.objective.validation_batches()):
             if number % accelerator.num_processes == accelerator.process_index:
                 batch = batch._make(part.to(accelerator.device) for part in batch)
-                total += self.objective.figure(network, batch, self.context).cpu() * len(batch[0])
+                total += self.objective.figure(network, batch).cpu() * len(batch[0])
         return float(accelerator.reduce(total.float().to(accelerator.device), "sum")) / num_rows
+
+    @torch.inference_mode()
+    def measure_change(self) -> float:
+        """How far the moving average's golden noise lies from its source noise, root mean square, by this worker alone.
+
+        Over the validation data; over an epoch without any.
+        """
+        objective, squares = self.objective, []
+
+        def keep_change(source: Tensor, prompt_embeds: Tensor) -> Tensor:
+            golden = self.averaged(source, prompt_embeds)
+            squares.append((golden - source).square().flatten(1).mean(1))
+            return golden
+
+        has_data = objective.num_validation_rows > 0
+        batches = objective.validation_batches() if has_data else objective.batches(0, self.settings.batch_size)
+        for batch in batches:
+            objective.figure(keep_change, batch._make(part.to(self.accelerator.device) for part in batch))
+        return float(torch.cat(squares).mean().sqrt())
 
     def validate_average(self) -> float:
         """`validate` of the moving average. Raises: TrainingDiverged if it is not finite, though there is data."""
