@@ -407,7 +407,7 @@ def test_impossible_branches_are_refused(config_class, values):
 
 def test_every_branch_has_a_field_a_config_and_a_module():
     """What a new branch touches: its line of BRANCHES and its field, nothing else."""
-    others = {"channels", "height", "width", "num_tokens", "embedding_dim", "keep_norm", "change_rms"}
+    others = {"channels", "height", "width", "num_tokens", "embedding_dim", "keep_norm", "change_gain"}
     assert {entry.name for entry in fields(NPNetConfig)} == others | set(BRANCHES)
     config = replace(SMALL, **{name: getattr(SMALL, name) or BRANCHES[name].config_class() for name in BRANCHES})
     net = make_net(config)
@@ -574,6 +574,15 @@ def test_the_config_in_a_file_bears_its_version(tmp_path):
     assert values["version"] == 2
     assert values["layout"] is None
     assert values["singular"] == asdict(SMALL.singular)
+
+
+def test_a_file_of_the_version_before_is_read_unless_it_scales_each_change_alone(tmp_path):
+    net, path = make_net(), tmp_path / "old.safetensors"
+    values = json.loads(small_config(change_rms=None))
+    values.pop("change_gain")
+    assert_same_weights(load_npnet(write_own(path, small_state(), json.dumps(values))), net)
+    with pytest.raises(BadWeights, match="change_rms"):
+        load_npnet(write_own(path, small_state(), json.dumps(values | {"change_rms": 0.1})))
 
 
 def test_saves_safetensors_only(tmp_path):

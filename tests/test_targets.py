@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import MODELS
@@ -14,6 +15,7 @@ from golden.pipelines import encode_anew, latent_shape
 from golden.reward import ASCENDED_AT_ONCE, SINGLE_STEP_SIZE, Reward
 from golden.verifier import make_verifier, save_verifier
 from train.collection import collect_here, open_collection, resolve_settings
+from train.objectives import PairsObjective
 from train.pairs import read_manifest, read_rows, read_shard
 from train.settings import Architecture, CollectionSettings, TrainingSettings
 from train.targets import make_target
@@ -97,7 +99,7 @@ def test_ascent_is_collected_recorded_resumed_and_trained_on(with_verifier, tmp_
     assert load_npnet(tmp_path / "npnet" / "npnet.safetensors") is not None
 
 
-def test_a_copy_of_the_denoiser_learns_freely_and_is_saved_with_its_distance(with_verifier, tmp_path):
+def test_a_copy_of_the_denoiser_learns_freely_and_is_scaled_to_its_distance(with_verifier, tmp_path):
     settings = replace(SETTINGS, targets=("gradient",))
     collect_here(open_collection(tmp_path / "pairs", settings, None, 8, "cpu"), lambda shard: None)
     training = TrainingSettings(filter="all", num_epochs=2, batch_size=4, learning_rate=1e-3)
@@ -114,12 +116,15 @@ def test_a_copy_of_the_denoiser_learns_freely_and_is_saved_with_its_distance(wit
     further = train("further", replace(training, start=str(tmp_path / "first" / "npnet.safetensors")), Architecture())
     loss = json.loads((tmp_path / "first" / "log.jsonl").read_text().splitlines()[0])["train"]
     assert loss < 2 * SINGLE_STEP_SIZE**2  # at the distance that is asked for it would be 0.01
-    config = first.config
-    source = torch.randn(4, config.channels, config.height, config.width)
-    for network in (first, further):
-        assert network.config.change_rms == 0.1
-        change = network(source, torch.randn(4, config.num_tokens, config.embedding_dim)) - source
-        assert torch.allclose(change.square().mean((1, 2, 3)).sqrt(), torch.full((4,), 0.1), rtol=1e-4)
+    pairs = PairsObjective.open(tmp_path / "pairs", training, Accelerator(cpu=True))
+    with torch.no_grad():
+        changes = [first(batch.source, batch.prompt_embeds) - batch.source for batch in pairs.batches(0, 4)]
+    assert torch.cat(changes).square().mean().sqrt() == pytest.approx(0.1, rel=0.02)
+    assert further.config.change_gain == first.config.change_gain > 1
+    records = [json.loads(network.metadata["training"]) for network in (first, further)]
+    assert records[0]["settings"]["denoiser"] is True
+    assert "denoiser" not in records[1]["settings"]  # it is the file's
+    assert records[1]["before"] == records[0]
     assert not torch.equal(first.denoiser.network.conv_in.weight, further.denoiser.network.conv_in.weight)
 
 

@@ -55,7 +55,6 @@ def make_npnet(architecture: Architecture, sizes: Sizes, pipeline: Any = None, p
         text=TextConfig(architecture.text_map_size, queries) if architecture.text else None,
         layout=LayoutConfig(rank) if rank else None,
         denoiser=describe_denoiser(pipeline) if architecture.denoiser else None,
-        change_rms=architecture.change_rms,
         keep_norm=architecture.keep_norm,
     )
     network = NPNet(config)

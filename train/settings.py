@@ -86,11 +86,6 @@ class TrainingSettings:
     reward_num_inference_steps: int | None = flag(
         None, "objective reward: the schedule of which they are the first (default: the model's own)"
     )
-    reward_num_views: int | None = flag(
-        None,
-        "objective reward: how often the verifier sees an image under new noise; 0: it sees the latents themselves "
-        "(default: the model's own)",
-    )
     reward_rows: int = flag(8192, "objective reward: noises per epoch, each drawn anew")
     change_penalty: float = flag(0.15, "objective reward: weight of the mean squared change of the noise")
     bf16: bool = flag(False, "bfloat16 in all branches but the singular one")
@@ -141,8 +136,8 @@ class Architecture:
     denoiser: bool = flag(False, "a copy of the model's own denoising network, which starts with its weights")
     change_rms: float | None = flag(
         None,
-        "how far golden noise lies from its source noise (root mean square per value), set after training on pairs "
-        "and kept in training by reward; free as published",
+        "how far golden noise shall lie from its source noise, root mean square over the validation data: after "
+        "training, what was learnt is scaled to it (default: it is left as it is)",
     )
     keep_norm: bool = flag(True, "scale golden noise to the norm of its source noise; free as published")
 

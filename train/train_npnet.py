@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 NUM_EXAMPLES = 256
 """Prompts whose mean takes the place of what a copied denoiser is not told."""
+SMALLEST_CHANGE = 1e-4
+"""Root mean square of a change that could still be scaled to what --change-rms asks for; half precision ends there."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,15 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     network = (
         start_from(settings.start) if settings.start else make_new(options, architecture, objective, accelerator.device)
     )
-    change_rms = network.config.change_rms
+    gain = network.config.change_gain
     if objective.predicts_targets:
-        network.config = replace(network.config, change_rms=None)
+        network.config = replace(network.config, change_gain=1.0)
     trainer = Trainer(settings, network, objective, accelerator)
     if options.plan:
         print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
         return
-    built = resolve_architecture(architecture, objective.sizes)
-    folder = TrainingFolder(options.out, asdict(settings) | asdict(built) | objective.identity())
+    built = {} if settings.start else asdict(resolve_architecture(architecture, objective.sizes))
+    folder = TrainingFolder(options.out, asdict(settings) | built | objective.identity())
     trainer.resume(folder)
     sheet = None
     if accelerator.is_main_process:
@@ -118,7 +120,9 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     )
     if accelerator.is_main_process:
         folder.close()
-        trainer.averaged.config = replace(trainer.averaged.config, change_rms=change_rms)
+        if architecture.change_rms:
+            gain = architecture.change_rms / max(trainer.measure_change(), SMALLEST_CHANGE)
+        trainer.averaged.config = replace(trainer.averaged.config, change_gain=gain)
         save_result(trainer, folder)
 
 
@@ -137,12 +141,15 @@ def make_new(options: TrainingOptions, architecture: Architecture, objective: "O
 
 def save_result(trainer: "Trainer", folder: "TrainingFolder") -> None:
     """Write the moving average with its settings, figures and data; print the last figures."""
+    from golden.cards import read_record
     from golden.files import write_bytes
     from golden.npnet import save_npnet
     from golden.provenance import describe_run
 
     last = [row for row in folder.read_log() if "validation" in row][-1]
     about: dict[str, Any] = {"settings": folder.identity, "figures": last, **trainer.objective.describe()}
+    if before := read_record(trainer.averaged.metadata, "training"):
+        about["before"] = before
     save_npnet(folder.path / "npnet.safetensors", trainer.averaged, {"training": json.dumps(about)})
     run = {"run": describe_run(trainer.accelerator.device)}
     write_bytes(folder.path / "settings.json", json.dumps(about | run, indent=2).encode())

@@ -11,6 +11,9 @@ from .branches import BRANCHES, DenoiserConfig, LayoutConfig, ResidualConfig, Si
 VERSION = 2  # of the JSON; version 1 was flat and bore no number
 
 
+MAX_GAIN = 10_000
+
+
 @dataclass(frozen=True)
 class NPNetConfig:
     """Shapes and branches of an NPNet; the defaults are the published one for SDXL (Hunyuan-DiT: embedding_dim 1024).
@@ -20,9 +23,8 @@ class NPNetConfig:
         (without `singular` the source noise passes unchanged).
     keep_norm: golden noise is scaled to the norm of its source noise, row by row.
         Differs from the paper: a smaller norm alone changes images, so that for our own weights no gain is the norm's.
-    change_rms: how far golden noise lies from its source noise, root mean square per value, to within a few percent if
-        its norm is kept; None: as far as the branches say. What is learnt from single examples of a change is their
-        mean, which is short where they disagree; its direction is what helps.
+    change_gain: golden noise is source noise + change_gain x (what the branches make of it - source noise). What is
+        learnt from single examples of a change is their mean, which is right where it points and too short.
     """
 
     channels: int = 4
@@ -36,7 +38,7 @@ class NPNetConfig:
     layout: LayoutConfig | None = None
     denoiser: DenoiserConfig | None = None
     keep_norm: bool = False
-    change_rms: float | None = None
+    change_gain: float = 1.0
 
     def __post_init__(self) -> None:
         limits = {"channels": 128, "height": 1024, "width": 1024, "num_tokens": 4096, "embedding_dim": 16384}
@@ -47,8 +49,8 @@ class NPNetConfig:
                 raise InvalidInput(f"NPNetConfig.{name} must be a {branch.config_class.__name__} or None.")
         if not isinstance(self.keep_norm, bool):
             raise InvalidInput(f"keep_norm must be true or false, got {self.keep_norm!r}.")
-        if self.change_rms is not None and not (type(self.change_rms) in (int, float) and 0 < self.change_rms <= 2):
-            raise InvalidInput(f"change_rms must be above 0 and at most 2, or None, got {self.change_rms!r}.")
+        if type(self.change_gain) not in (int, float) or not 0 < self.change_gain <= MAX_GAIN:
+            raise InvalidInput(f"change_gain must be above 0 and at most {MAX_GAIN}, got {self.change_gain!r}.")
         if all(getattr(self, name) is None for name in BRANCHES):
             raise InvalidInput(f"An NPNet needs at least one of its branches: {', '.join(BRANCHES)}.")
 
@@ -115,6 +117,8 @@ def config_from_json(text: str) -> NPNetConfig:
         raise InvalidInput(f"its config is of version {str(version)[:20]!r}, and versions 1 to {VERSION} are known.")
     if version == 1:
         values = _nest(values)
+    if values.pop("change_rms", None) is not None:
+        raise InvalidInput("it gives every change one length (change_rms), which only golden 0.5.0 did.")
     for name, branch in BRANCHES.items():
         if values.get(name) is not None:
             values[name] = _from_dict(branch.config_class, values[name])

@@ -68,10 +68,8 @@ class NPNet(SharedNPNet, nn.Module):
                 if name not in ("singular", "text_embedding", "residual"):
                     golden = golden + output
             golden = self._keep_norm(golden, noise)
-            if self.config.change_rms is not None:
-                change = golden - noise  # without what the norm undoes
-                golden = noise + change * (self.config.change_rms * noise[0].numel() ** 0.5 / _row_norms(change))
-                golden = self._keep_norm(golden, noise)
+            if self.config.change_gain != 1:  # without what the norm undoes
+                golden = self._keep_norm(noise + self.config.change_gain * (golden - noise), noise)
         return outputs | {"golden": golden}
 
     def _keep_norm(self, golden: Noise, noise: Noise) -> Noise:

@@ -82,7 +82,7 @@ def _network_rows(net: "NPNet") -> dict[str, Any]:
         "prompt embeddings": f"{config.num_tokens} x {config.embedding_dim}",
         "branches": ", ".join(net.branch_modules),
         "keeps the norm of the source noise": "yes" if config.keep_norm else "no",
-        "distance from the source noise (rms)": "what it predicts" if config.change_rms is None else config.change_rms,
+        "gain of the change": f"{config.change_gain:.4g}",
         "parameters": f"{sum(weight.numel() for weight in net.parameters()) / 1e6:.2f} M",
     }
 
