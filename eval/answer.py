@@ -3,7 +3,8 @@
 `write_report` leaves it in the run's folder as answer.json. A copy beside an embedded model is what the app says of it:
 
     golden bench --suite golden-noise --num-seeds 1 --bf16 --judges none --sampler ddim --num-inference-steps 20 \
-        --arms standard random mismatched npnet npnet_best_norm && cp runs/golden-noise/answer.json assets/shapes
+        --arms standard best_norm random mismatched npnet npnet_best_norm
+    cp runs/golden-noise/answer.json assets/shapes
 
 Under several samplings it is that of the first.
 """
