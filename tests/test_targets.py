@@ -128,6 +128,12 @@ def test_a_copy_of_the_denoiser_learns_freely_and_is_scaled_to_its_distance(with
     assert not torch.equal(first.denoiser.network.conv_in.weight, further.denoiser.network.conv_in.weight)
 
 
+@pytest.mark.parametrize("change_rms", [0.0, -0.1, 3.0, float("nan")])
+def test_an_impossible_distance_is_refused_before_training(change_rms):
+    with pytest.raises(InvalidInput, match="--change-rms must be above 0 and at most 2, got"):
+        Architecture(change_rms=change_rms)
+
+
 def test_another_verifier_is_another_data_set(with_verifier, tmp_path, tiny_model):
     open_collection(tmp_path / "pairs", SETTINGS, None, 4, "cpu")
     save_verifier(with_verifier, make_verifier(tiny_model.pipeline, hidden=8))

@@ -14,8 +14,8 @@ A source may have several targets, of which training can take the best (--filter
 schedule: 10x1 goes 1 of 10 steps down and back, as the paper does; 20x3@7.5 goes 3 of 20 at guidance 7.5. `source` is
 the source noise itself, for captions where nothing is better. npnet*2 is twice the change that the NPNet in --npnet
 makes. ascent12 is what 12 steps of gradient ascent make of the source noise, by the reward of the model's verifier;
-ascent takes the default number, and gradient a single step, whether it helps or not. A norm may follow any of them:
-20x5:0.7 and ascent:0.85 start from the source noise times 0.7 and 0.85.
+ascent takes the default number, and gradient a single step, as long as the verifier's doubt. A norm may follow any of
+them: 20x5:0.7 and ascent:0.85 start from the source noise times 0.7 and 0.85.
 
 Pairs that the filter rejects are recorded as well, with the reason: another filter needs no new images.
 """

@@ -141,6 +141,10 @@ class Architecture:
     )
     keep_norm: bool = flag(True, "scale golden noise to the norm of its source noise; free as published")
 
+    def __post_init__(self) -> None:
+        if self.change_rms is not None and not 0 < self.change_rms <= 2:
+            raise InvalidInput(f"--change-rms must be above 0 and at most 2, got {self.change_rms:g}.")
+
 
 def check_positive(**values: int | None) -> None:
     """Raises: InvalidInput for a count below 1, by its flag; None is allowed."""

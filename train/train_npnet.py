@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 NUM_EXAMPLES = 256
 """Prompts whose mean takes the place of what a copied denoiser is not told."""
-SMALLEST_CHANGE = 1e-4
-"""Root mean square of a change that could still be scaled to what --change-rms asks for; half precision ends there."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     """Train a network, or what is left of it, and save it."""
     import torch
 
+    from golden.npnet.config import MAX_GAIN
     from train.checkpoints import TrainingFolder
     from train.network import resolve_architecture, start_from
     from train.objectives import find_objective
@@ -121,7 +120,8 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     if accelerator.is_main_process:
         folder.close()
         if architecture.change_rms:
-            gain = architecture.change_rms / max(trainer.measure_change(), SMALLEST_CHANGE)
+            # A network that changes nothing has nothing to scale.
+            gain = min(architecture.change_rms / (trainer.measure_change() or 1), MAX_GAIN)
         trainer.averaged.config = replace(trainer.averaged.config, change_gain=gain)
         save_result(trainer, folder)
 
