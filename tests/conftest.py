@@ -328,7 +328,7 @@ def _save_flow_npnet(like: Path, path: Path, **sizes: int) -> Path:
 def tiny_flow_npnet_file(tiny_npnet_file, tmp_path_factory) -> Path:
     """The same for 16 channels and the tokens of Stable Diffusion 3."""
     folder = tmp_path_factory.mktemp("tiny_flow_npnet")
-    return _save_flow_npnet(tiny_npnet_file, folder / "npnet.safetensors", channels=16, num_tokens=NUM_TOKENS + 256)
+    return _save_flow_npnet(tiny_npnet_file, folder / "npnet.safetensors", channels=16, num_tokens=2 * NUM_TOKENS)
 
 
 @pytest.fixture(scope="session")

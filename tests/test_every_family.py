@@ -130,9 +130,11 @@ def test_denoise_is_the_pipelines_own_call(model):
     sampler = model.family.samplers[0]
     pipeline, own = model.pipeline, model.pipeline.scheduler
     latents = denoise(pipeline, noise, embeddings, [0, 0], Sampling(sampler, 2, 3.0))
+    # Without T5, golden asks for fewer zeros in its place than the pipeline does by itself.
+    options = {"max_sequence_length": pipeline.tokenizer_max_length} if model.family.name == "sd3" else {}
     try:
         pipeline.scheduler = SAMPLERS[sampler](own.config)
-        expected = call_itself(pipeline, PROMPTS, latents=model.family.pack(pipeline, noise))
+        expected = call_itself(pipeline, PROMPTS, latents=model.family.pack(pipeline, noise), **options)
     finally:
         pipeline.scheduler = own
     assert torch.allclose(latents, expected, atol=1e-4)
@@ -245,9 +247,10 @@ def test_pairs_are_collected_and_both_objectives_take_steps(model, tmp_path, mon
     reward = Reward(model, RewardSettings(num_inference_steps=4, num_steps=1))
     pairs = PairsObjective(PairStream(tmp_path), rows, held_out, quick)
     for objective in (pairs, RewardObjective(reward, prompts, [], quick)):
-        assert objective.sizes[:4] == (*latent_shape(model.pipeline), model.family.num_tokens)
+        num_tokens = model.family.npnet_embeds(encode_prompts(model.pipeline, PROMPTS)).shape[1]
+        assert objective.sizes[:4] == (*latent_shape(model.pipeline), num_tokens)
         network = make_npnet(Architecture(residual=False, layout_rank=4), objective.sizes)
-        assert bool(network.config.text.num_queries) == (model.family.num_tokens > 77)
+        assert bool(network.config.text.num_queries) == (num_tokens > 77)
         trainer = Trainer(quick, network, objective, Accelerator(cpu=True))
         losses = [trainer.advance(batch) for batch in trainer.batches()]
         assert len(losses) == 2

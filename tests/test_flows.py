@@ -29,7 +29,7 @@ NEGATIVE = 0.05
 
 def make_flow_embeddings(levels: list[float]) -> dict[str, torch.Tensor]:
     column = torch.tensor(levels)
-    tokens, pooled = (len(levels), NUM_TOKENS + 256, EMBEDDING_DIM), torch.zeros(len(levels), EMBEDDING_DIM)
+    tokens, pooled = (len(levels), 2 * NUM_TOKENS, EMBEDDING_DIM), torch.zeros(len(levels), EMBEDDING_DIM)
     return {
         "prompt_embeds": column[:, None, None].expand(tokens).clone(),
         "negative_prompt_embeds": torch.full(tokens, NEGATIVE),

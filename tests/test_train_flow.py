@@ -1,6 +1,7 @@
 """The embedded flow model: its training, the padding that costs one token, and its folder."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,14 @@ from torch import nn
 
 from golden.errors import MissingWeights
 from golden.files import write_bytes
+from golden.model import load_model
 from golden.models import Sampling
+from golden.noise import source_noise
+from golden.pipelines import encode_prompts
 from golden.shapes import CATEGORIES
+from golden.verifier import capture_network_inputs
 from train.shapes import denoisers, train_flow, training
-from train.shapes.denoisers import DenoiserOptions
+from train.shapes.train_flow import FlowOptions
 
 CAPTIONS = ["a red star", "two blue hearts", "a circle left of a square"]
 
@@ -51,7 +56,7 @@ def test_one_token_stands_for_any_number_of_zeros(num_padding):
 
 
 def test_a_flow_trains_on_what_was_cached_and_stock_diffusers_loads_it(small):
-    options = DenoiserOptions(num_steps=2, batch_size=4, num_evaluated=1)
+    options = FlowOptions(num_steps=2, batch_size=4, num_evaluated=1)
     with pytest.raises(MissingWeights, match="--states"):
         train_flow.train_flow(options)
     train_flow.make_states()
@@ -85,13 +90,76 @@ def test_states_are_those_of_the_pipelines_own_call(small):
     assert torch.allclose(saved["pooled"][0].float(), pooled[0], rtol=2**-10, atol=1e-2)
     assert torch.allclose(saved["pooled"][-1].float(), negative_pooled[0], rtol=2**-10, atol=1e-2)
     assert (states[:, num_tokens:] == 0).all()
-    assert states.shape[1] - num_tokens == train_flow.MAX_PADDING
+    assert (states.shape[1] - num_tokens, num_tokens) == train_flow.PADDING
+
+
+def test_the_teacher_says_the_velocity_that_its_pipeline_would():
+    """Its network is asked as SDXL's pipeline asks it, with embeddings as the flow's pipeline makes them."""
+    pipeline, timestep = load_model("shapes", device="cpu").pipeline, 601
+    flow = train_flow.make_pipeline(SD3Transformer2DModel(**train_flow.CONFIG), torch.float32)
+    states, _, pooled, _ = flow.encode_prompt([*CAPTIONS[:2], ""], None, None, max_sequence_length=0)
+    noisy = source_noise([1, 2, 3], (4, 16, 16))
+    with torch.no_grad():
+        embeddings = encode_prompts(pipeline, CAPTIONS[:2])
+        arguments, keywords = capture_network_inputs(pipeline, noisy[:2], timestep, embeddings)
+        predicted = pipeline.unet(*arguments, **keywords)[0]
+        signal = pipeline.scheduler.alphas_cumprod[timestep]
+        images = (noisy[:2] - (1 - signal).sqrt() * predicted) / signal.sqrt()
+
+        ratio = ((1 - signal) / signal).sqrt()
+        sigma = ratio / (1 + ratio)
+        weight = 1 / ((1 - sigma) ** 2 + sigma**2).sqrt()
+        teacher = train_flow.Teacher(train_flow.MODEL_FOLDER / "unet")
+        conditional = torch.tensor([1.0, 1.0, 0.0])
+        velocities = teacher(noisy / weight, sigma.expand(3), states, pooled, conditional)
+        others = states[[1, 0, 0]], pooled[[1, 0, 0]]
+        for_another_caption = teacher(noisy / weight, sigma.expand(3), *others, conditional)
+    assert torch.allclose(noisy[:2] / weight - sigma * velocities[:2], images, atol=1e-3)
+    assert not torch.allclose(for_another_caption[:2], velocities[:2], atol=1e-2)
+    assert torch.allclose(for_another_caption[2], velocities[2], atol=1e-5)  # it reads none there
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 0.02, 0.5, 0.93, 0.99, 1 - 1e-7])
+def test_a_teacher_that_knows_the_image_says_the_way_to_it_from_any_noise(sigma):
+    torch.manual_seed(0)
+    latents, noise = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16)
+    teacher = train_flow.Teacher(train_flow.MODEL_FOLDER / "unet")
+
+    def say_noise(scaled, timesteps, *arguments, **keywords):
+        log_ratio = ((1 - teacher.signal) / teacher.signal).sqrt().log()
+        below, share = timesteps.long(), timesteps.frac()
+        ratio = torch.lerp(log_ratio[below], log_ratio[(below + 1).clamp(max=999)], share).exp().view(-1, 1, 1, 1)
+        return ((scaled * (1 + ratio**2).sqrt() - latents) / ratio,)
+
+    teacher.unet = say_noise
+    noisy = (1 - sigma) * latents + sigma * noise
+    velocities = teacher(noisy, torch.full((2,), sigma), torch.zeros(2, 24, 256), torch.zeros(2, 256), torch.ones(2))
+    assert torch.allclose(velocities, noise - latents, atol=5e-3)
+
+
+def test_a_flow_learns_from_a_teacher(small, monkeypatch):
+    monkeypatch.setattr(train_flow, "count_right", lambda *arguments, **options: {})
+    train_flow.make_states()
+    data = denoisers.load_cache("flow_states.pt", "--states")
+    teacher = train_flow.Teacher(train_flow.MODEL_FOLDER / "unet")
+    options = FlowOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05)
+    untrained, trained = (
+        train_flow.train_flow(replace(options, num_steps=num_steps, teacher=train_flow.MODEL_FOLDER / "unet"))
+        for num_steps in (1, 12)
+    )
+    losses = []
+    for transformer in (untrained, trained):
+        transformer.set_attn_processor(train_flow.PaddedAttention())
+        with torch.no_grad():
+            torch.manual_seed(0)
+            losses.append(train_flow.make_loss(transformer, data, 7, 32, teacher)(0).item())
+    assert losses[1] < losses[0]
 
 
 def test_the_loss_falls(small, monkeypatch):
     monkeypatch.setattr(train_flow, "count_right", lambda *arguments, **options: {})
     train_flow.make_states()
-    train_flow.train_flow(DenoiserOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05))
+    train_flow.train_flow(FlowOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05))
     data = denoisers.load_cache("flow_states.pt", "--states")
     torch.manual_seed(3)
     untrained = SD3Transformer2DModel(**train_flow.CONFIG)

@@ -2,20 +2,32 @@
 
     python train/shapes/train_unet.py --cache     # once, as for the UNet: captions and latents, in runs/latents
     python train/shapes/train_flow.py --states    # once: embeddings of these captions as SD3's pipeline makes them
-    python train/shapes/train_flow.py --compile --num-steps 60000 --decay-steps 12000
+    python train/shapes/train_flow.py --teacher assets/shapes/model/unet
 
 Autoencoder, tokenizers and text encoders are those of `shapes`, from the folder that SHAPES_MODEL names. Runs are
 continued as train_unet.py says.
 
 Rectified flow with logit-normal timesteps. Source: arXiv 2403.03206, sections 2 and 3.1.
+
+One image says little of the velocity that is right for noise from which many could come: most of the loss is that they
+differ. With `--teacher` the velocity is what the UNet expects, the mean over them.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import trange
@@ -23,7 +35,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from golden.errors import ArgumentParser, run_command
 from golden.files import ASSETS, atomic_path
-from golden.flags import add_flags, read_flags
+from golden.flags import add_flags, flag, read_flags
 from golden.models import Sampling
 from train.shapes import denoisers
 from train.shapes.denoisers import (
@@ -36,6 +48,7 @@ from train.shapes.denoisers import (
     tidy_folder,
 )
 from train.shapes.evaluation import count_right, sample_held_out
+from train.shapes.train_unet import add_conditions, make_signal
 from train.shapes.training import MODEL_FOLDER, load_averaged, rng_for, train
 from train.workers import join_workers, own_share
 
@@ -57,8 +70,15 @@ CONFIG: dict[str, Any] = dict(
 # SD3's shift of 3 is for 4,096 tokens. These images have 64, but their layout is decided as early, at high noise.
 SCHEDULER: dict[str, Any] = dict(num_train_timesteps=1000, shift=2.0)
 SAMPLING = Sampling("flow_euler", num_inference_steps=20, guidance_scale=4.0)
-MAX_PADDING = 256
-"""The zeros that SD3's pipeline puts in the place of T5's tokens, by default."""
+PADDING = 256, 24
+"""The zeros in the place of T5's tokens: the pipeline's default, and what golden/families/sd3.py asks for."""
+
+
+@dataclass(frozen=True)
+class FlowOptions(DenoiserOptions):
+    """What to do, how long to train, and what to learn from."""
+
+    teacher: Path | None = flag(None, "learn the velocities that a UNet's folder says, and not those to single images")
 
 
 # --- the pipeline folder ----------------------------------------------------------------------------------------------
@@ -119,7 +139,7 @@ class PaddedAttention:
 
     Text tokens have no positions, so that the pipeline's 256 zeros are the same at every layer, and take part in
     attention as one of them does with log(256) added to its logits. So one stands for all of them in training, which
-    has a third of the tokens then.
+    has a quarter of the tokens then.
     """
 
     def __call__(
@@ -151,13 +171,42 @@ def mask_padding(num_padding: Tensor, num_tokens: int) -> Tensor:
     return mask
 
 
+# --- the teacher ------------------------------------------------------------------------------------------------------
+
+
+class Teacher:
+    """The velocities that a UNet of the shapes model says.
+
+    Scaled to unit variance, the noisy latents of a flow are those of the UNet's own process where both have the same
+    ratio of noise to image; the expected image is then the same, too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self.signal = make_signal()
+
+    def __call__(self, noisy: Tensor, sigmas: Tensor, states: Tensor, pooled: Tensor, conditional: Tensor) -> Tensor:
+        """(B, 4, 16, 16): velocities at noise levels (B,), given captions where `conditional` (B,) is 1."""
+        ratios = ((1 - self.signal) / self.signal).sqrt().log().numpy()
+        wanted = (sigmas / (1 - sigmas)).log().clamp(*map(float, ratios[[0, -1]]))
+        timesteps = torch.from_numpy(np.interp(wanted.numpy(), ratios, np.arange(len(ratios)))).float()
+        ratio, sigma = wanted.exp().view(-1, 1, 1, 1), sigmas.view(-1, 1, 1, 1)
+        scaled = noisy / ((1 - sigma) ** 2 + sigma**2).sqrt()
+        # SDXL's pooled embeddings are those of the second text encoder, which stand last; both are 0 without a caption.
+        seen = states * conditional.view(-1, 1, 1), pooled[:, -160:] * conditional.view(-1, 1)
+        predicted = self.unet(scaled, timesteps, seen[0], added_cond_kwargs=add_conditions(seen[1]), return_dict=False)
+        # With unit variance, the image has the weight 1 / sqrt(1 + ratio^2) and the noise `ratio` times that.
+        image = scaled * (1 + ratio**2).sqrt() - ratio * predicted[0].float()
+        return (noisy - image) / sigma
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
 def make_loss(
-    predict: Callable[..., Any], data: dict[str, Tensor], seed: int, batch_size: int
+    predict: Callable[..., Any], data: dict[str, Tensor], seed: int, batch_size: int, teacher: Teacher | None = None
 ) -> Callable[[int], Tensor]:
-    """The loss of a step: squared error of the predicted velocity, noise - latents."""
+    """The loss of a step: squared error of the predicted velocity; it should be noise - latents, or the teacher's."""
     unconditional = len(data["states"]) - 1
     num_tokens = (CONFIG["sample_size"] // CONFIG["patch_size"]) ** 2 + data["states"].shape[1] + 1
 
@@ -167,10 +216,8 @@ def make_loss(
         rng = rng_for(seed, step + 1)
         rows, latents = draw_latents(data, rng, batch_size, share)
         rows[torch.from_numpy(rng.random(batch_size) < UNCONDITIONAL_SHARE)[share]] = unconditional
-        states = nn.functional.pad(data["states"][rows].float(), (0, 0, 0, 1))
-        # Half of the rows have the pipeline's padding, the others any: users may ask for less of it.
-        num_padding = torch.from_numpy(rng.integers(0, MAX_PADDING + 1, batch_size))
-        num_padding[::2] = MAX_PADDING
+        states, pooled = data["states"][rows].float(), data["pooled"][rows].float()
+        num_padding = torch.from_numpy(rng.choice(PADDING, batch_size))
         # Logit-normal, then shifted as the schedule of sampling is.
         logits = torch.from_numpy(rng.normal(math.log(SCHEDULER["shift"]), 1, batch_size)).float()
         sigmas = logits.sigmoid()[share]
@@ -183,17 +230,20 @@ def make_loss(
             predicted = predict(
                 hidden_states=noisy,
                 timestep=sigmas * SCHEDULER["num_train_timesteps"],
-                encoder_hidden_states=states,
-                pooled_projections=data["pooled"][rows].float(),
+                encoder_hidden_states=nn.functional.pad(states, (0, 0, 0, 1)),
+                pooled_projections=pooled,
                 joint_attention_kwargs={"attention_mask": mask},
                 return_dict=False,
             )[0]
-        return nn.functional.mse_loss(predicted.float(), noise - latents)
+            velocity = noise - latents
+            if teacher:
+                velocity = teacher(noisy, sigmas, states, pooled, (rows != unconditional).float())
+        return nn.functional.mse_loss(predicted.float(), velocity)
 
     return compute_loss
 
 
-def train_flow(options: DenoiserOptions) -> SD3Transformer2DModel:
+def train_flow(options: FlowOptions) -> SD3Transformer2DModel:
     """The trained transformer, in eval mode."""
     torch.manual_seed(options.seed)
     transformer = SD3Transformer2DModel(**CONFIG)
@@ -208,7 +258,8 @@ def train_flow(options: DenoiserOptions) -> SD3Transformer2DModel:
         return count_right(make_pipeline(ema, torch.float32), captions, sampling=SAMPLING)
 
     data = load_cache("flow_states.pt", "--states")
-    compute_loss = make_loss(predict, data, options.seed, options.batch_size)
+    teacher = Teacher(options.teacher) if options.teacher else None
+    compute_loss = make_loss(predict, data, options.seed, options.batch_size, teacher)
     averaged: Any = train("flow", transformer, compute_loss, options.plan(), evaluate)
     averaged.set_attn_processor(dict(own_processors))
     return averaged
@@ -216,8 +267,8 @@ def train_flow(options: DenoiserOptions) -> SD3Transformer2DModel:
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description="Train the embedded flow model's transformer, and assemble its pipeline.")
-    add_flags(parser, DenoiserOptions)
-    options = read_flags(DenoiserOptions, parser.parse_args(argv))
+    add_flags(parser, FlowOptions)
+    options = read_flags(FlowOptions, parser.parse_args(argv))
     if options.states:
         make_states()
     elif options.assemble:

@@ -193,14 +193,26 @@ def sample_timesteps(rng: np.random.Generator, num: int) -> Tensor:
     return torch.from_numpy(np.where(rng.random(num) < 0.5, even, layout))
 
 
+def make_signal() -> Tensor:
+    """The squared weight of the image in noisy latents (1000,), by timestep; that of the noise is the rest to 1."""
+    betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, 1000) ** 2
+    return (1 - betas).cumprod(0)
+
+
+def add_conditions(pooled: Tensor) -> dict[str, Tensor]:
+    """SDXL's conditions beside the token states: pooled embeddings (B, 160), and the size of the image."""
+    return {
+        "text_embeds": pooled,
+        "time_ids": torch.tensor([[128.0, 128.0, 0, 0, 128.0, 128.0]]).expand(len(pooled), -1),
+    }
+
+
 def make_loss(
     predict: Callable[..., Any], data: dict[str, Tensor], seed: int, batch_size: int
 ) -> Callable[[int], Tensor]:
     """The loss of a step: squared error of the predicted noise."""
-    betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, 1000) ** 2
-    signal = (1 - betas).cumprod(0)
+    signal = make_signal()
     share = own_share(batch_size)
-    time_ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]]).expand(share.stop - share.start, -1)
 
     def compute_loss(step: int) -> Tensor:
         rng = rng_for(seed, step + 1)
@@ -212,10 +224,11 @@ def make_loss(
         noise = torch.randn(batch_size, *latents.shape[1:])[share]
         alpha = signal[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        conditions = {"text_embeds": pooled, "time_ids": time_ids}
         # The fused attention kernel's backward pass is slow on CPUs here: plain attention trains 1.5 x faster.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            predicted = predict(noisy, timesteps, states, added_cond_kwargs=conditions, return_dict=False)[0]
+            predicted = predict(noisy, timesteps, states, added_cond_kwargs=add_conditions(pooled), return_dict=False)[
+                0
+            ]
         return nn.functional.mse_loss(predicted.float(), noise)
 
     return compute_loss
