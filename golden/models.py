@@ -109,6 +109,11 @@ class ModelSpec:
     size_limits: tuple[float, float] = (0.0, 2.0)  # an image's time grows faster than its area
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether its weights are in this repository."""
+        return Path(self.repo).is_relative_to(ASSETS)
+
+    @property
     def has_verifier(self) -> bool:
         """Whether the file of a verifier is there; it is not read."""
         return bool(self.verifier) and Path(self.verifier or "").is_file()

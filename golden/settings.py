@@ -16,7 +16,6 @@ from PIL import Image, UnidentifiedImageError
 from .checks import shown
 from .compare import Comparison
 from .errors import InvalidInput
-from .files import ASSETS
 from .models import ModelSpec
 from .request import CompareRequest, validate
 
@@ -151,7 +150,7 @@ def label_image(image: Image.Image, arm: str, comparison: Comparison, spec: Mode
     labelled = image.copy()
     made = describe(comparison, spec) | {
         "arm": arm,
-        "repo": spec.repo if not Path(spec.repo).is_relative_to(ASSETS) else "embedded",
+        "repo": "embedded" if spec.is_embedded else spec.repo,
         "revision": spec.revision,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},

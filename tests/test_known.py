@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from golden import models
 from golden.files import ASSETS, sha256
 from golden.models import MODELS
 from golden.ui import known
@@ -24,7 +25,7 @@ FOUND = {"num_prompts": 553, "num_seeds": 2, "arms": ARMS}
 @pytest.fixture
 def embedded(tmp_path, monkeypatch):
     """A spec of an embedded model in a folder of its own, and a function that writes its answer."""
-    monkeypatch.setattr(known, "ASSETS", tmp_path)
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
     (tmp_path / "npnet.safetensors").write_bytes(b"weights")
     spec = replace(MODELS["shapes"], repo=str(tmp_path / "model"), npnet=str(tmp_path / "npnet.safetensors"))
 

@@ -40,14 +40,14 @@ class SharedNPNet(Shared):
         training = read_record(self.metadata, "training")
         pairs = part_of(training, "pairs")
         spec = _find_spec(pairs.get("model"))
-        embedded = spec is not None and spec.name == "shapes"
+        embedded = spec is not None and spec.is_embedded
         metadata = {"tags": TAGS}
         if spec and not embedded:
             metadata["base_model"] = spec.repo
         return {
             "title": f"NPNet for {spec.title or spec.name}" if spec else "NPNet",
             "summary": SUMMARY,
-            "usage": _usage(repo, "shapes" if embedded else None, spec.repo if spec else "MODEL"),
+            "usage": _usage(repo, spec.name if spec and embedded else None, spec.repo if spec else "MODEL"),
             "license": "apache-2.0" if embedded else UNKNOWN_LICENSE,
             "tables": {"Network": _network_rows(self)} | _training_tables(training, pairs),
             "metadata": metadata,

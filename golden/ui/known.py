@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import ASSETS, sha256
+from ..files import sha256
 from ..model import Model
 from ..models import ModelSpec
 from ..npnet import NPNETS
@@ -62,7 +62,7 @@ def read_measured(spec: ModelSpec) -> Known | None:
 def _read_answer(spec: ModelSpec) -> dict[str, Any] | None:
     folder = Path(spec.repo).parent
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8")) if folder.is_relative_to(ASSETS) else None
+        found = json.loads((folder / FILE).read_text(encoding="utf-8")) if spec.is_embedded else None
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

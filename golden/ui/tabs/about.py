@@ -1,12 +1,10 @@
 """The About tab: what golden noise is, what the figures mean, and the models."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ...arms import ARMS
-from ...files import ASSETS
 from ...judges import JUDGES
 from ...models import MODELS, ModelSpec
 from ..arms import describe_arm
@@ -30,9 +28,8 @@ def show_about(specs: list[ModelSpec], loaded: str) -> str:
 
 def describe_model(spec: ModelSpec) -> dict[str, Any]:
     """A card: a model of the registry with the settings that the paper uses with it."""
-    embedded = Path(spec.repo).is_relative_to(ASSETS)
     pairs = [
-        ("weights", "in this repository" if embedded else spec.repo),
+        ("weights", "in this repository" if spec.is_embedded else spec.repo),
         *[("with", part) for part in (spec.parts.unet, *spec.parts.loras) if part],
         ("steps", str(spec.sampling.num_inference_steps)),
         ("guidance", f"{spec.sampling.guidance_scale:g}"),
