@@ -64,25 +64,50 @@ def test_an_impossible_plan_is_refused(plan, words):
         TrainingPlan(**{"num_steps": 10, "learning_rate": 1e-3} | plan)
 
 
-def run_steps(num_steps: int, decay_steps: int = 0, evaluate=None) -> dict[str, torch.Tensor]:
+class Blocks(nn.Module):
+    """A transformer as far as the optimizers are concerned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer_blocks = nn.ModuleList([nn.Linear(2, 3)])
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.transformer_blocks[0](x))
+
+
+def run_steps(num_steps: int, decay_steps: int = 0, evaluate=None, model_class=None) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    model = nn.Linear(2, 1)
+    model = model_class() if model_class else nn.Linear(2, 1)
 
     def compute_loss(step: int) -> torch.Tensor:
         return model(torch.randn(4, 2)).square().mean()
 
-    plan = TrainingPlan(num_steps, 0.1, 2, "constant", decay_steps, save_every=4, evaluate_every=3)
+    muon = model_class is Blocks
+    plan = TrainingPlan(num_steps, 0.1, 2, "constant", decay_steps, muon=muon, save_every=4, evaluate_every=3)
     return train("linear", model, compute_loss, plan, evaluate).state_dict()
 
 
-def test_a_run_continued_with_more_steps_is_the_run_that_had_them_from_the_start(monkeypatch, tmp_path):
+@pytest.mark.parametrize("model_class", [None, Blocks], ids=["AdamW", "Muon"])
+def test_a_run_continued_with_more_steps_is_the_run_that_had_them_from_the_start(monkeypatch, tmp_path, model_class):
     monkeypatch.setattr(training, "RUNS", tmp_path / "whole")
-    expected = run_steps(12, decay_steps=4)
+    expected = run_steps(12, decay_steps=4, model_class=model_class)
     monkeypatch.setattr(training, "RUNS", tmp_path / "parts")
-    run_steps(4)
-    run_steps(8)
-    found = run_steps(12, decay_steps=4)
+    run_steps(4, model_class=model_class)
+    run_steps(8, model_class=model_class)
+    found = run_steps(12, decay_steps=4, model_class=model_class)
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = Blocks()
+    muon, adamw = training.make_optimizers(model, TrainingPlan(10, 1e-3, muon=True))
+    assert isinstance(muon, torch.optim.Muon)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model.transformer_blocks[0].weight)]
+    assert len(adamw.param_groups[0]["params"]) == 3
+    (alone,) = training.make_optimizers(model, TrainingPlan(10, 1e-3))
+    assert isinstance(alone, torch.optim.AdamW)
+    assert len(alone.param_groups[0]["params"]) == 4
 
 
 def test_the_log_holds_evaluations_where_they_are_due(monkeypatch, tmp_path):

@@ -29,6 +29,8 @@ class DenoiserOptions:
     decay_steps: int = flag(0, "of a constant schedule, the last steps, over which it decays to 0")
     batch_size: int = flag(64, "latents per step")
     learning_rate: float = flag(1e-3, "highest learning rate")
+    muon: bool = flag(False, "train the matrices of transformer blocks with Muon")
+    ema_decay: float = flag(0.999, "decay of the moving average, per step")
     seed: int = flag(3, "seed of the weights, of the training set and of every batch")
     evaluate_every: int = flag(
         2500, "generate and check images of held-out captions after so many steps (0: at the end)"
@@ -43,6 +45,8 @@ class DenoiserOptions:
             schedule=self.schedule,
             decay_steps=self.decay_steps,
             weight_decay=0.01,
+            muon=self.muon,
+            ema_decay=self.ema_decay,
             evaluate_every=self.evaluate_every,
         )
 

@@ -7,9 +7,10 @@ not.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class TrainingPlan:
 
     `schedule` is a name of SCHEDULES. "cosine" decays from the warm-up to step `num_steps`, where the run is over.
     "constant" decays over the last `decay_steps` steps alone: without any, the run can go on with a larger `num_steps`.
+    `muon` trains the matrices of a transformer's blocks with Muon.
     """
 
     num_steps: int
@@ -41,6 +43,7 @@ class TrainingPlan:
     schedule: str = "cosine"
     decay_steps: int = 0
     weight_decay: float = 0.0
+    muon: bool = False
     ema_decay: float = 0.999
     save_every: int = 500
     evaluate_every: int = 0  # 0: after the last step alone
@@ -81,6 +84,22 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, TrainingPlan], LambdaLR]] 
 }
 
 
+def make_optimizers(model: nn.Module, plan: TrainingPlan) -> list[torch.optim.Optimizer]:
+    """AdamW; before it, if the plan says so, Muon for the matrices of the model's `transformer_blocks`.
+
+    Muon's steps are scaled so that they are about as long as AdamW's at the same learning rate. Source: arXiv
+    2502.16982.
+    """
+    options: dict[str, Any] = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    matrices = {name: p for name, p in named.items() if plan.muon and p.ndim == 2 and "transformer_blocks." in name}
+    others = [parameter for name, parameter in named.items() if name not in matrices]
+    adamw = torch.optim.AdamW(others, **options)
+    if not matrices:
+        return [adamw]
+    return [torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options), adamw]
+
+
 def rng_for(seed: int, step: int) -> np.random.Generator:
     """The generator of one training step."""
     return np.random.default_rng((seed, step))
@@ -93,7 +112,7 @@ def train(
     plan: TrainingPlan,
     evaluate: Callable[[nn.Module, int], dict] | None = None,
 ) -> nn.Module:
-    """Train with AdamW; resume from runs/<name>/checkpoint.pt if there is one.
+    """Train, and resume from runs/<name>/checkpoint.pt if there is one.
 
     `compute_loss(step)` returns the loss of that step's batch. `evaluate(ema_model, step)` returns figures for the log,
     runs/<name>/log.jsonl. Under torchrun every worker computes the loss of its share of a batch (`own_share`), and the
@@ -105,20 +124,23 @@ def train(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(plan.ema_decay)
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    schedule = SCHEDULES[plan.schedule](optimizer, plan)
-    state = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
-    first_step = _resume(folder / "checkpoint.pt", state, schedule)
+    optimizers = make_optimizers(model, plan)
+    schedules = [SCHEDULES[plan.schedule](optimizer, plan) for optimizer in optimizers]
+    state: dict[str, Any] = {"model": model, "ema": ema}
+    state |= {f"optimizer {index}": optimizer for index, optimizer in enumerate(optimizers)}
+    state |= {f"schedule {index}": schedule for index, schedule in enumerate(schedules)}
+    first_step = _resume(folder / "checkpoint.pt", state, schedules)
     losses, started = [], time.time()
     for step in _progress(name, first_step, plan.num_steps):
         torch.manual_seed(step)  # dropout and noise, too, are functions of the step
         loss = compute_loss(step)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(trained)
         nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         ema.update_parameters(model)
         losses.append(loss.item())
         done = step + 1
@@ -168,7 +190,7 @@ def _save(path: Path, step: int, state: dict) -> None:
         torch.save({"step": step} | {name: part.state_dict() for name, part in state.items()}, temporary)
 
 
-def _resume(path: Path, state: dict, schedule: LambdaLR) -> int:
+def _resume(path: Path, state: dict, schedules: Sequence[LambdaLR]) -> int:
     """Load a checkpoint into `state` and return its step; 0 if there is none."""
     if not path.exists():
         return 0
@@ -176,7 +198,8 @@ def _resume(path: Path, state: dict, schedule: LambdaLR) -> int:
     for name, part in state.items():
         part.load_state_dict(saved[name])
     # The plan may have changed since: the learning rate is this schedule's at this step, and not the saved one.
-    factors = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    for group, base, factor in factors:
-        group["lr"] = base * factor(schedule.last_epoch)
+    for schedule in schedules:
+        factors = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, base, factor in factors:
+            group["lr"] = base * factor(schedule.last_epoch)
     return saved["step"]
