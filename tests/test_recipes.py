@@ -67,7 +67,7 @@ def run_recipe(name: str, folder: Path, **variables: str) -> tuple[subprocess.Co
         (programs / program).write_text(f"#!/bin/bash\n{body}\n")
         (programs / program).chmod(0o755)
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(folder / "log"), "APART": ""}
-    environment |= {"RUNS": str(folder / "runs"), **variables}
+    environment |= {"RUNS": str(folder / "runs"), "PROMPTS": "my prompts.txt", "TEST_PROMPTS": "test.txt", **variables}
     done = subprocess.run(
         ["bash", str(RECIPES / name)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -95,7 +95,24 @@ def test_one_machine_runs_the_three_commands_under_torchrun(tmp_path, capsys):
     done, log = run_recipe("torchrun.sh", tmp_path, NUM_GPUS="4", EXTRA_COLLECT="--bf16 --shard-size 32")
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("torchrun --standalone --nproc-per-node 4 -m golden ") for line in log)
-    assert log[0].endswith("--bf16 --shard-size 32")
+    assert log[0].endswith("--prompts my prompts.txt --bf16 --shard-size 32")
+    assert "--prompts test.txt --out" in log[2]
+    check_commands(log, capsys)
+
+
+@pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sbatch", "ray.sh"])
+@pytest.mark.parametrize("missing", ["PROMPTS", "TEST_PROMPTS"])
+def test_a_model_without_prompts_of_its_own_needs_them(tmp_path, name, missing):
+    done, log = run_recipe(name, tmp_path, **SLURM, **{missing: ""})
+    assert done.returncode == 2
+    assert done.stderr.startswith("MODEL=sdxl has no prompts of its own: ")
+    assert log == []
+
+
+def test_an_embedded_model_has_its_own(tmp_path, capsys):
+    done, log = run_recipe("torchrun.sh", tmp_path, MODEL="shapes", PROMPTS="", TEST_PROMPTS="")
+    assert done.returncode == 0, done.stderr
+    assert not any("--prompts" in line for line in log)
     check_commands(log, capsys)
 
 
@@ -129,7 +146,7 @@ def test_a_command_that_fails_ends_the_recipe(tmp_path):
 def test_ray_collects_with_its_own_engine_and_runs_the_others_as_torchrun_would(tmp_path, capsys):
     done, log = run_recipe("ray.sh", tmp_path, NUM_GPUS="16")
     assert done.returncode == 0, done.stderr
-    assert "--engine ray --num-workers 16 --num-judge-workers 16" in log[0]
+    assert "--prompts my prompts.txt --engine ray --num-workers 16 --num-judge-workers 16" in log[0]
     assert all(line.startswith("python -m train.on_ray --num-workers 16 -- ") for line in log[1:])
     check_commands(log, capsys)
 

@@ -14,7 +14,7 @@ start() {
 collect_pairs() {
     # shellcheck disable=SC2086
     python -m golden collect "$RUNS/pairs" --model "$MODEL" --num-pairs "$NUM_PAIRS" \
-        --judges all --judge-weights "$JUDGE_WEIGHTS" \
+        --judges all --judge-weights "$JUDGE_WEIGHTS" ${PROMPTS:+--prompts "$PROMPTS"} \
         --engine ray --num-workers "$NUM_GPUS" --num-judge-workers "$NUM_GPUS" $EXTRA_COLLECT
 }
 
