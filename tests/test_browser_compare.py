@@ -96,7 +96,7 @@ def test_find_out_what_a_word_means(open_page, size, tiny_shapes, tiny_judges):
             ("#health .term >> text=singular values", "patterns"),
             ("#scores .term >> text=AES", "never the prompt"),
             ("#scores .term >> text=PickScore", "cannot see where things are"),
-            ("#lock .term", "leaves the seed alone"),
+            ("#lock .term", "does not change the seed"),
             ("#guidance_scale .term >> nth=0", "prompt pulls"),
             ("#sampler .term >> nth=0", "removes noise"),
             ("#arms .term >> text=shorter", "reads no prompt"),

@@ -103,7 +103,7 @@ def test_pairs_that_look_alike_are_skipped_and_counted(open_page, monkeypatch):
     open_tab(page, "Blind")
     page.click("#blind_button")
     page.wait_for_selector("#vote_left:not([disabled])")
-    page.keyboard.press("t")
+    page.keyboard.press("T")  # as with Caps Lock
     page.wait_for_function("document.querySelector('#tally')?.innerText.match(/skipped as alike\\s+2/)")
     page.wait_for_selector("#vote_left:not([disabled])")  # and the next pair is there
     assert "less than 5% (root mean square" in page.inner_text("#blind")

@@ -44,7 +44,7 @@ def test_a_measured_answer_has_figures_interval_and_the_naive_baseline(embedded)
     assert found.difference == "+1.8 points [−0.2,\u00a0+3.5]"
     assert "which reads no prompt: 93.6 %" in found.details[0]
     assert "another prompt: 92.0 %" in found.details[1]
-    assert "2 seeds each" in found.details[2]
+    assert "2 seeds per prompt" in found.details[2]
     assert len(found.details) == 3
 
 
@@ -53,7 +53,8 @@ def test_a_second_set_of_prompts_has_its_own_sentence(embedded):
     arms = {"standard": {"right": 0.555}, "npnet": {"right": 0.652, "difference": [0.098, 0.042, 0.152]}}
     write(others=[{"prompts": "shapes-hard-400", "num_prompts": 400, "arms": arms}])
     details = read_measured(spec).details
-    assert details[2] == "On 400 others (shapes-hard-400) 65.2 % against 55.5 %: +9.8 points [+4.2,\u00a0+15.2]."
+    said = "On 400 others (shapes-hard-400) golden is right on 65.2 %, standard on 55.5 %"
+    assert details[2] == f"{said}: +9.8 points [+4.2,\u00a0+15.2]."
     assert len(details) == 4
 
 

@@ -59,7 +59,7 @@ def test_an_interval_needs_eight_seeds_of_a_prompt_or_eight_prompts(tiny_shapes)
     better = ("colour", None)
     few, enough = plan(tiny_shapes.spec, values="0..6"), plan(tiny_shapes.spec, values="0..7")
     assert describe_difference(fill(few, [better] * 7), "npnet") == "+100.0 points"
-    assert "No interval from fewer than 8" in explain_interval(few)
+    assert "An interval needs at least 8 seeds" in explain_interval(few)
     fill(enough, [better] * 4 + [(None, None)] * 4)
     assert re.fullmatch(r"\+50\.0 points \[[+−]\d+\.\d,\s\+\d+\.\d\]", describe_difference(enough, "npnet"))
     assert explain_interval(enough) == "95 % interval over 8 seeds of this one prompt."

@@ -140,7 +140,7 @@
   }
 
   function onBlindKey(event) {
-    const button = { ArrowLeft: "left", ArrowRight: "right", t: "tie", b: "both_bad" }[event.key];
+    const button = { ArrowLeft: "left", ArrowRight: "right", t: "tie", b: "both_bad" }[event.key.replace(/^[TB]$/, (letter) => letter.toLowerCase())];
     if (button) press(`#vote_${button}`);
     else if (event.key === "Enter") press("#blind_button");
     else return false;

@@ -33,7 +33,7 @@ _WORDS = {
         "Re-denoised noise",
         "re-denoised",
         "target noise of re-denoise sampling",
-        "A few guided steps towards the prompt and back: what NPNet learns to predict, at the price of those steps.",
+        "A few guided steps towards the prompt and back: what the paper's NPNet learns to predict, at their price.",
     ),
     "repaint": ArmWords(
         "Repainted noise",
@@ -52,6 +52,12 @@ _WORDS = {
         "shorter",
         "standard noise at golden noise's norm",
         "The seed's own noise, only scaled to the size of golden noise: a control that reads no prompt.",
+    ),
+    "best_norm": ArmWords(
+        "Noise at the best norm",
+        "best norm",
+        "standard noise at the model's best norm",
+        "The seed's own noise scaled to the size that suits this model best: a control that reads no prompt.",
     ),
     "npnet_best_norm": ArmWords(
         "Golden at the best norm",

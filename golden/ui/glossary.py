@@ -7,8 +7,8 @@ TERMS = {
     "mean, std": "Average and spread of the numbers in the golden noise. Ordinary noise has 0 and 1.",
     "whiteness": "1 means that coarse and fine grain are equally strong, as in ordinary noise; less means a pattern.",
     "singular values": (
-        "The strengths of the patterns that the noise is made of, strongest first. The paper's NPNet predicts them: "
-        "where the lines part, golden noise differs."
+        "The strengths of the patterns that the noise is made of, strongest first. Where the "
+        "lines part, golden noise has stronger or weaker patterns; it can differ in other ways, too."
     ),
     # times
     "total": "From pressing Compare to the finished images, without the judges.",
@@ -38,11 +38,11 @@ TERMS = {
 
 LABELS = {
     "#seed label > span": "The random noise is drawn from this number: the same seed gives the same noise, and image.",
-    "#lock label > span": "Locked, Reroll leaves the seed alone.",
+    "#lock label > span": "While locked, Reroll does not change the seed.",
     "#reroll_button": "Draws another seed, which is another noise, and compares again.",
     "#num_inference_steps label > span": "In how many steps the noise is removed. More steps take longer.",
     "#guidance_scale label > span": (
-        "How strongly the prompt pulls at every step. 1 leaves the model to itself; high values exaggerate."
+        "How strongly the prompt pulls at every step. 1 adds no pull; high values exaggerate."
     ),
     "#sampler label > span, #sampler span[data-testid=block-info]": (
         "The rule by which a step removes noise. Samplers differ in speed and detail, not in what they are asked for."

@@ -80,7 +80,7 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
         if name in found["arms"]:
             details.append(sentence.format(_percent(found["arms"][name]["right"])))
     details += [_describe_other(other) for other in found.get("others", [])]
-    details.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} each, exact check.")
+    details.append(f"{'One seed' if seeds == 1 else f'{seeds} seeds'} per prompt, judged by the exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
     return Known(answer, tuple(details), write_difference(golden["difference"]))
@@ -90,8 +90,8 @@ def _describe_other(found: dict[str, Any]) -> str:
     """The same of a further set of test prompts, in one sentence."""
     golden, standard = found["arms"]["npnet"], found["arms"]["standard"]
     return (
-        f"On {int(found['num_prompts'])} others ({found['prompts']}) {_percent(golden['right'])} against "
-        f"{_percent(standard['right'])}: {write_difference(golden['difference'])}."
+        f"On {int(found['num_prompts'])} others ({found['prompts']}) golden is right on {_percent(golden['right'])}, "
+        f"standard on {_percent(standard['right'])}: {write_difference(golden['difference'])}."
     )
 
 

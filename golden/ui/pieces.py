@@ -48,7 +48,7 @@ def list_arms(model: Model) -> tuple[str, ...]:
 def explain_missing_npnet(spec: ModelSpec) -> str:
     """One sentence for a model that has no NPNet."""
     return (
-        f"There is no NPNet for {spec.title or spec.name}, so only the standard image is generated: "
+        f"There is no NPNet for {spec.title or spec.name}, so golden noise cannot be compared: "
         "train one with train/train_npnet.py, or start the app with --npnet FILE."
     )
 

@@ -96,12 +96,12 @@ def explain_interval(grid: Grid) -> str:
         return (
             f"95 % interval over {len(grid.done)} seeds of this one prompt."
             if enough
-            else (f"No interval from fewer than {MIN_CLUSTERS} seeds of a prompt, or {MIN_CLUSTERS} prompts.")
+            else f"An interval needs at least {MIN_CLUSTERS} seeds of one prompt, or {MIN_CLUSTERS} prompts."
         )
     rows = len({row for row, _ in grid.done})
     if rows >= MIN_CLUSTERS:
         return f"95 % interval over {rows} prompts."
-    return f"No interval from fewer than {MIN_CLUSTERS} prompts, or {MIN_CLUSTERS} seeds of one."
+    return f"An interval needs at least {MIN_CLUSTERS} prompts, or {MIN_CLUSTERS} seeds of one prompt."
 
 
 def grid_to_strips(grid: Grid, spec: ModelSpec) -> Image.Image:

@@ -20,6 +20,7 @@ from ...model import Model
 from ...models import ModelSpec
 from ...request import CompareRequest
 from ...statistics import Interval
+from ..arms import describe_arm
 from ..html import render
 from ..pieces import (
     PAGE,
@@ -138,9 +139,9 @@ def build(page: Page, tab: gr.Tab) -> None:
         with gr.Column(elem_classes="side"):
             with gr.Column(visible=has_suite, elem_id="suite"):
                 arms = gr.CheckboxGroup(
-                    [arm for arm in available_arms(page.model) if arm != "standard"],
+                    [(describe_arm(arm).short, arm) for arm in available_arms(page.model) if arm != "standard"],
                     value=[arm for arm in list_arms(page.model) if arm != "standard"],
-                    label="Arms to compare with standard",
+                    label="Noises to compare with standard",
                     elem_id="suite_arms",
                 )
                 num_prompts = gr.Slider(
