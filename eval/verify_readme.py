@@ -1,4 +1,4 @@
-"""Run the commands of README.md, train/README.md and eval/LOG.md again, and compare their figures with the text.
+"""Run the commands of README.md, eval/RESULTS.md, train/README.md and eval/LOG.md again, and compare their figures.
 
     python eval/verify_readme.py            # every block that states at most 5 minutes
     python eval/verify_readme.py --quick    # those of at most 20 seconds; of all others that their options exist
@@ -18,10 +18,14 @@ A figure is the first number after the first place in the output that matches wh
 regular expression). It must be as near to the comment's as the spread says, and the comment's must also stand in the
 text between the headings around the block, so that a text that changes without its comment is found, too. Outputs under
 runs/ go to a temporary folder. Blocks without a comment are not run, but their options are looked up in the help.
+
+Tables that take longer to measure come from an answer.json beside an embedded model. README.md and eval/RESULTS.md must
+say what stands there.
 """
 
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
@@ -34,12 +38,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from golden.errors import ArgumentParser, InvalidInput, run_command
+from golden.files import ASSETS
 from golden.flags import add_flags, flag, read_flags
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("README.md", "train/README.md", "eval/LOG.md")
+FILES = ("README.md", "eval/RESULTS.md", "train/README.md", "eval/LOG.md")
+ANSWERED = {"README.md": ("standard", "npnet"), "eval/RESULTS.md": ()}
+"""Documents that quote answer.json, and the arms that they must quote; all of them if none is named."""
 MAX_SECONDS = 300
 QUICK_SECONDS = 20
 PATIENCE = 5
@@ -126,6 +134,34 @@ def check_text(block: Block) -> list[str]:
         for figure in block.figures
         if figure.value not in numbers
     ]
+
+
+def check_answers(text: str, arms: Sequence[str]) -> list[str]:
+    """What the answer.json of an embedded model says of `arms` (or of all) and a document does not."""
+    from eval.tables import format_interval  # here, so that --help answers at once
+    from golden.statistics import Interval
+
+    text, faults = _without_signs_of_zero(text), []
+    for name, arm, found in (each for each in _read_answers() if not arms or each[1] in arms):
+        figures = [f"{100 * found['right']:.1f} %"]
+        if "difference" in found:
+            figures.append(format_interval(Interval(*(100 * end for end in found["difference"])), 1, signed=True))
+        missing = [figure for figure in map(_without_signs_of_zero, figures) if figure not in text]
+        faults += [f"{name}: {arm} = {figure} does not stand in the text" for figure in missing]
+    return faults
+
+
+def _read_answers() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(model and prompt set, arm, its figures) of every answer.json."""
+    for path in sorted(ASSETS.glob("*/answer.json")):
+        answer = json.loads(path.read_text(encoding="utf-8"))
+        for part in (answer, *answer.get("others", ())):
+            for arm, found in part["arms"].items():
+                yield f"{part['model']} on {part['prompts']}", arm, found
+
+
+def _without_signs_of_zero(text: str) -> str:
+    return re.sub(r"[-+]0\.0(?!\d)", "0.0", text)
 
 
 def check_options(block: Block) -> list[str]:
@@ -231,6 +267,12 @@ def compare(block: Block, output: str) -> list[str]:
 def verify(files: Sequence[Path], max_seconds: float) -> list[str]:
     """All faults of some files, with a line printed for each block."""
     faults: list[str] = []
+    for path in files:
+        name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else ""
+        if name in ANSWERED:
+            found = check_answers(path.read_text(encoding="utf-8"), ANSWERED[name])
+            print(f"{'MISMATCH' if found else 'ok':9} {name:20} tables of the embedded models", flush=True)
+            faults += [f"{name}: {fault}" for fault in found]
     for block in (block for path in files for block in read_blocks(path)):
         found = [*check_text(block), *check_options(block)]
         if block.seconds is None:
@@ -251,13 +293,13 @@ def verify(files: Sequence[Path], max_seconds: float) -> list[str]:
 class ReadmeOptions:
     """What `verify_readme.py` takes."""
 
-    files: tuple[Path, ...] = flag((), "Markdown files (default: the three)", positional=True)
+    files: tuple[Path, ...] = flag((), "Markdown files (default: the four)", positional=True)
     quick: bool = flag(False, f"run blocks of at most {QUICK_SECONDS} s only")
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help="Markdown files (default: the three)")
+    parser.add_argument("files", nargs="*", type=Path, help="Markdown files (default: the four)")
     add_flags(parser, ReadmeOptions, skip=("files",))
     options = read_flags(ReadmeOptions, parser.parse_args(argv))
     files = options.files or tuple(ROOT / name for name in FILES)

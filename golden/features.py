@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .families import FAMILIES, Family
 from .models import MODELS, ModelSpec
+from .npnet import NPNETS
 
 INTRODUCTION = """# Families of pipelines
 
@@ -36,6 +37,14 @@ def _show_pairs(family: Family, specs: Sequence[ModelSpec]) -> str:
     return f"yes, but for {', '.join(without)}" if without else "yes"
 
 
+def _show_npnets(family: Family, specs: Sequence[ModelSpec]) -> str:
+    """The names of the published NPNets, and the models without one, or "no"."""
+    names = dict.fromkeys(spec.npnet for spec in specs if spec.npnet in NPNETS)
+    without = [spec.name for spec in specs if spec.npnet is None]
+    listed = ", ".join(map(str, names))
+    return f"{listed}, but for {', '.join(without)}" if names and without else listed or "no"
+
+
 def _yes(value: object) -> str:
     return "yes" if value else "no"
 
@@ -47,7 +56,7 @@ COLUMNS = (
     Column("samplers", lambda family, specs: ", ".join(family.samplers)),
     Column("tokens read", lambda family, specs: str(family.num_tokens)),
     Column("re-denoise pairs", _show_pairs),
-    Column("published NPNet", lambda family, specs: ", ".join(family.npnets) or "no"),
+    Column("published NPNet", _show_npnets),
     Column("ControlNet", lambda family, specs: _yes(family.controlnet_class)),
     Column("img2img", lambda family, specs: _yes(family.takes_start_image)),
 )

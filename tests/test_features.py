@@ -24,5 +24,12 @@ def test_models_without_guidance_are_said_to_have_no_pairs():
     assert pairs["SANA"] == "yes"
 
 
+def test_published_npnets_are_named_and_models_without_one_too():
+    published = {row[0]: row[6] for row in make_table()}
+    assert published["Stable Diffusion XL"] == "sdxl, dreamshaper, but for sdxl-turbo"
+    assert published["Hunyuan-DiT"] == "hunyuan-dit"
+    assert published["Stable Diffusion 3"] == "no"
+
+
 def test_the_page_is_up_to_date():
     assert PAGE.read_text() == make_page(), "run python -m golden.features > golden/families/README.md"

@@ -6,8 +6,10 @@ import pytest
 
 from eval import verify_readme
 from eval.verify_readme import (
+    ANSWERED,
     FILES,
     ROOT,
+    check_answers,
     check_options,
     check_text,
     commands_of,
@@ -155,6 +157,19 @@ def test_the_real_documents_name_options_and_figures_that_exist(name):
     blocks = read_blocks(ROOT / name)
     assert blocks
     assert [fault for block in blocks for fault in (*check_text(block), *check_options(block))] == []
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_the_real_documents_say_what_the_app_says(name):
+    assert check_answers((ROOT / name).read_text(), ANSWERED[name]) == []
+
+
+def test_a_table_that_differs_from_the_apps_answer_is_found():
+    text = (ROOT / "eval" / "RESULTS.md").read_text()
+    assert "+20.0 [+14.8, +25.5]" in text
+    assert check_answers(text.replace("+20.0 [+14.8, +25.5]", "+20.0 [+14.9, +25.5]"), ["npnet"]) == [
+        "shapes on shapes-hard-400: npnet = +20.0 [+14.8, +25.5] does not stand in the text"
+    ]
 
 
 def test_figures_are_compared_with_the_first_number_after_the_match():
