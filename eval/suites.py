@@ -8,7 +8,7 @@ from eval.rendering import Variant
 from golden.arms import WITH_NPNET, WITH_VERIFIER, arms_for
 from golden.errors import InvalidInput
 from golden.judges import ALL_JUDGES
-from golden.models import MODELS, SHAPES_FLOW, ModelSpec
+from golden.models import MODELS, ModelSpec
 from train.settings import Architecture, TrainingSettings
 
 DPO_UNET = "mhdang/dpo-sdxl-text2image-v1/unet/diffusion_pytorch_model.safetensors"
@@ -189,7 +189,7 @@ def transfer(spec: ModelSpec, settings: SuiteSettings) -> SuitePlan:
     The first model itself gets a turbo model's settings.
     """
     standard = standard_of(spec, settings)
-    if spec.name == SHAPES_FLOW.name:
+    if spec.name == "shapes-flow":
         name = "npnet of shapes"
         networks = {name: NetworkRecipe(file=MODELS["shapes"].npnet or "")}
         return SuitePlan([standard, replace(standard, name=name, arm="npnet", npnet=name)], networks)

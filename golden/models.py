@@ -135,18 +135,6 @@ class ModelSpec:
 
 _SDXL, _SDXL_REVISION = "stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b"
 
-SHAPES_FLOW = ModelSpec(
-    "shapes-flow",
-    str(ASSETS / "shapes-flow" / "model"),
-    "Shapes, flow matching (embedded)",
-    pipeline="StableDiffusion3Pipeline",
-    variant=None,
-    sampling=Sampling("flow_euler", 20, 4.0),
-    redenoise=Redenoise(guidance_scale=4.0),
-    checker="shapes",
-)
-"""What train/shapes/train_flow.py trains; one of MODELS once its weights are embedded."""
-
 # Source: the paper's section 5.1 and Table 10 for steps, guidance and samplers; for few-step models the published
 # code's README (4 steps of Lightning, 4 of LCM, 8 of PCM, with SDXL's NPNet) and the model cards. A guidance scale of 1
 # is what the cards of Lightning and Turbo write as 0: no guidance.
@@ -169,6 +157,20 @@ MODELS: dict[str, ModelSpec] = {
             test_sets=("shapes-553", "shapes-hard-400"),
             # Tried at 64 to 256 pixels: below 96 objects are cut off, and "three yellow stars" are 4 at 160, 7 at 192
             # and 12 at 256.
+            size_limits=(0.75, 1.25),
+        ),
+        ModelSpec(
+            "shapes-flow",
+            str(ASSETS / "shapes-flow" / "model"),
+            "Shapes, flow matching (embedded)",
+            pipeline="StableDiffusion3Pipeline",
+            variant=None,
+            sampling=Sampling("flow_euler", 20, 4.0),
+            redenoise=Redenoise(guidance_scale=4.0),
+            # It was taught by the UNet of shapes, and from the same noise it draws much the same image.
+            npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
+            checker="shapes",
+            test_sets=("shapes-553", "shapes-hard-400"),
             size_limits=(0.75, 1.25),
         ),
         ModelSpec("sdxl", _SDXL, "Stable Diffusion XL", revision=_SDXL_REVISION, npnet="sdxl"),

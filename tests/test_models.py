@@ -85,7 +85,7 @@ def sample(spec: ModelSpec, pipeline) -> torch.Tensor:
 
 
 def test_the_registry_is_whole():
-    assert list(MODELS)[:4] == ["shapes", "sdxl", "dreamshaper", "hunyuan-dit"]
+    assert list(MODELS)[:5] == ["shapes", "shapes-flow", "sdxl", "dreamshaper", "hunyuan-dit"]
     assert {"sdxl-lightning", "lcm-sdxl", "pcm-sdxl", "sdxl-turbo"} < set(MODELS)
     for name, spec in MODELS.items():
         assert spec.name == name
@@ -96,7 +96,8 @@ def test_the_registry_is_whole():
         assert hasattr(diffusers, spec.pipeline)
         assert find_model(name) is spec
         assert spec.revision is None or len(spec.revision) == 40
-    assert [name for name, spec in MODELS.items() if spec.checker] == ["shapes"]
+    assert [name for name, spec in MODELS.items() if spec.is_embedded] == ["shapes", "shapes-flow"]
+    assert all(spec.checker == "shapes" and spec.test_sets for spec in MODELS.values() if spec.is_embedded)
     assert all(family.base_model in MODELS for family in FAMILIES.values())
     steps = {name: MODELS[name].sampling.num_inference_steps for name in ("sdxl-lightning", "lcm-sdxl", "pcm-sdxl")}
     assert steps == {"sdxl-lightning": 4, "lcm-sdxl": 4, "pcm-sdxl": 8}

@@ -49,7 +49,7 @@ def test_the_entry_starts_the_app(build, tmp_path):
         server.wait(30)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "shapes"])
+@pytest.mark.parametrize("name", [name for name in MODELS if not MODELS[name].is_embedded])
 def test_a_model_of_the_hub_is_preloaded_onto_zerogpu(build, tmp_path, name):
     build.build_space(tmp_path / "space", MODELS[name])
     front = read_front_matter(tmp_path / "space")

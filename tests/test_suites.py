@@ -13,7 +13,7 @@ from eval.settings import BenchmarkSettings
 from eval.suites import SUITES, SuiteSettings, expected_seconds, find_suite
 from golden.errors import InvalidInput, MissingWeights
 from golden.model import load_model
-from golden.models import MODELS, SHAPES_FLOW
+from golden.models import MODELS
 
 PLACES = [
     "Table 2",
@@ -57,16 +57,16 @@ def test_a_plan_has_known_arms_and_networks_and_every_baseline(name, model):
 
 @pytest.mark.parametrize("name", [name for name in SUITES if name != "controlnet"])
 def test_the_flow_model_has_a_plan_of_every_suite(name):
-    plan = find_suite(name).make_plan(SHAPES_FLOW, SuiteSettings(num_pairs=800, targets=("10x1",)))
+    plan = find_suite(name).make_plan(MODELS["shapes-flow"], SuiteSettings(num_pairs=800, targets=("10x1",)))
     for variant in plan.variants:
-        check_variant(variant, SHAPES_FLOW, "a red circle")
+        check_variant(variant, MODELS["shapes-flow"], "a red circle")
 
 
 def test_an_npnet_is_taken_to_the_flow_model_as_it_is_and_fine_tuned():
-    as_it_is = find_suite("transfer").make_plan(SHAPES_FLOW, SuiteSettings()).networks
+    as_it_is = find_suite("transfer").make_plan(MODELS["shapes-flow"], SuiteSettings()).networks
     assert [recipe.file for recipe in as_it_is.values()] == [MODELS["shapes"].npnet]
     assert find_spec(BenchmarkSettings(suite="fine-tuning", npnet="sdxl")).npnet == "sdxl"
-    spec = replace(SHAPES_FLOW, npnet=MODELS["shapes"].npnet)
+    spec = replace(MODELS["shapes-flow"], npnet=MODELS["shapes"].npnet)
     networks = find_suite("fine-tuning").make_plan(spec, SuiteSettings(num_pairs=1000)).networks
     assert networks["npnet"].file == MODELS["shapes"].npnet
     assert networks["fine-tuned on 600"].fine_tunes

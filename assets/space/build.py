@@ -20,7 +20,6 @@ import httpx
 from gradio_client import Client
 
 from golden.errors import ArgumentParser, GoldenError, InvalidInput, run_command
-from golden.files import ASSETS
 from golden.flags import add_flags, flag, read_flags
 from golden.models import MODELS, ModelSpec, find_model
 from golden.npnet import NPNETS
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 PARTS = (
     *("app.py", "golden", "eval", "requirements.txt", "LICENSE"),
-    *(f"assets/{name}" for name in ("app", "judges", "reports", "shapes")),
+    *(f"assets/{name}" for name in ("app", "judges", "reports", "shapes", "shapes-flow")),
 )
 MAX_FILE_BYTES = 10 * 2**20  # the hub refuses files "larger than 10 MiB" without large-file storage
 ENTRY = "space.py"
@@ -66,14 +65,9 @@ def build_space(out: Path, spec: ModelSpec) -> None:
             raise InvalidInput(f"{path} has {path.stat().st_size:,} bytes: a Space takes at most {MAX_FILE_BYTES:,}.")
 
 
-def is_embedded(spec: ModelSpec) -> bool:
-    """Whether the model's weights are among the project's own files."""
-    return Path(spec.repo).is_relative_to(ASSETS)
-
-
 def write_entry(spec: ModelSpec) -> str:
     """The file that the hub starts."""
-    arguments = ["--model", spec.name, "--host", "0.0.0.0"] + ([] if is_embedded(spec) else ["--device", "cuda"])
+    arguments = ["--model", spec.name, "--host", "0.0.0.0"] + ([] if spec.is_embedded else ["--device", "cuda"])
     return f'''"""What the Space starts: the app with the Space's settings, then those of the command line."""
 
 import sys
@@ -90,8 +84,8 @@ def write_readme(spec: ModelSpec) -> str:
     filled = {
         "{sdk_version}": version("gradio"),
         "{entry}": ENTRY,
-        "{hardware}": "cpu-basic" if is_embedded(spec) else "zero-a10g",
-        "{models}": "" if is_embedded(spec) else f"models:\n  - {spec.repo}\n",
+        "{hardware}": "cpu-basic" if spec.is_embedded else "zero-a10g",
+        "{models}": "" if spec.is_embedded else f"models:\n  - {spec.repo}\n",
         "{preload}": f"preload_from_hub:\n{preload}" if preload else "",
         "{title}": spec.title,
     }
@@ -103,7 +97,7 @@ def write_readme(spec: ModelSpec) -> str:
 
 def list_preloads(spec: ModelSpec) -> list[str]:
     """What the model needs from the hub: each repository with its files; nothing if it is in the folder."""
-    if is_embedded(spec):
+    if spec.is_embedded:
         return []
     ending = f".{spec.variant}.safetensors" if spec.variant else ".safetensors"
     weights = ",".join(name + ending for name in SDXL_WEIGHTS) if spec.family.name == "sdxl" else ""
@@ -173,7 +167,7 @@ def find_free_port() -> int:
 @dataclass(frozen=True)
 class SpaceOptions:
     out: Path = flag(help="folder to write", positional=True)
-    model: str = flag("shapes", f"one of {', '.join(MODELS)}; all but shapes need ZeroGPU")
+    model: str = flag("shapes", f"one of {', '.join(MODELS)}; those that are not embedded need ZeroGPU")
     check: bool = flag(False, "install it in a new virtual environment and start it")
     python: str = flag(sys.executable, "interpreter of that environment")
 
