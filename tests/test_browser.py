@@ -361,7 +361,7 @@ def test_benchmark(open_page):
     fill(page, "#num_inference_steps", 1)
     open_tab(page, "Benchmark")
     fill(page, "#suite_prompts", 4)
-    page.get_by_label("random", exact=True).check()
+    page.locator("#suite_arms").get_by_label("random change", exact=True).check()
     page.click("#suite_button")
     wait_for_text(page, "#suite_status", "12 images.")
     keep(page, "benchmark")

@@ -451,7 +451,7 @@ def test_a_folder_of_another_kind(tmp_path, text, says):
 
 @pytest.mark.parametrize("name", ["", "absent", "/", "sdxl2"])
 def test_an_unknown_model_lists_the_known_ones(name):
-    with pytest.raises(InvalidInput, match="choose one of shapes, sdxl, dreamshaper, hunyuan-dit"):
+    with pytest.raises(InvalidInput, match="choose one of shapes, shapes-flow, sdxl, dreamshaper, hunyuan-dit"):
         find_model(name)
 
 

@@ -23,6 +23,7 @@ from eval.sections import make_sections, say_result
 from eval.suites import SUITES
 from eval.summary import compare_all, find_categories, preference
 from eval.tables import Table, format_html, format_latex, format_markdown, format_text
+from golden import models
 from golden.errors import GoldenError
 from golden.models import MODELS
 from golden.paper import METRICS, PAPER
@@ -362,7 +363,7 @@ def test_a_run_leaves_its_answer_for_the_page(tmp_path, monkeypatch):
         effect.difference.low,
         effect.difference.high,
     ]
-    monkeypatch.setattr(known, "ASSETS", tmp_path)
+    monkeypatch.setattr(models, "ASSETS", tmp_path)
     spec = replace(MODELS["shapes"], repo=str(tmp_path / "model"))
     assert known.read_measured(spec).answer.startswith("On 8 test prompts golden is right on ")
 
