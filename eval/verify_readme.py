@@ -1,4 +1,4 @@
-"""Run the commands of README.md, eval/RESULTS.md, train/README.md and eval/LOG.md again, and compare their figures.
+"""Run the commands of README.md, RESULTS.md, train/README.md and LOG.md again, and compare their figures with the text.
 
     python eval/verify_readme.py            # every block that states at most 5 minutes
     python eval/verify_readme.py --quick    # those of at most 20 seconds; of all others that their options exist

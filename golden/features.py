@@ -34,15 +34,18 @@ def _show_pairs(family: Family, specs: Sequence[ModelSpec]) -> str:
     without = [spec.name for spec in specs if not spec.has_guidance_gap]
     if len(without) == len(specs):
         return "no"
-    return f"yes, but for {', '.join(without)}" if without else "yes"
+    return _but_for("yes", without)
 
 
 def _show_npnets(family: Family, specs: Sequence[ModelSpec]) -> str:
     """The names of the published NPNets, and the models without one, or "no"."""
-    names = dict.fromkeys(spec.npnet for spec in specs if spec.npnet in NPNETS)
+    names = dict.fromkeys(str(spec.npnet) for spec in specs if spec.npnet in NPNETS)
     without = [spec.name for spec in specs if spec.npnet is None]
-    listed = ", ".join(map(str, names))
-    return f"{listed}, but for {', '.join(without)}" if names and without else listed or "no"
+    return _but_for(", ".join(names), without) if names else "no"
+
+
+def _but_for(said: str, without: Sequence[str]) -> str:
+    return f"{said}, but for {', '.join(without)}" if without else said
 
 
 def _yes(value: object) -> str:

@@ -24,7 +24,7 @@ import golden
 from golden.files import ASSETS
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_WHEEL_BYTES = 80 * 10**6
+MAX_WHEEL_BYTES = 70 * 10**6
 LEFT_OUT = (".git", ".venv", ".*_cache", ".hypothesis", "runs", "outputs", "build", "dist", "*.egg-info", "__pycache__")
 EMBEDDED = ("aes", "clipscore", "hpsv2", "imagereward", "mps", "pickscore")
 

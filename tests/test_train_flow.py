@@ -1,7 +1,6 @@
 """The embedded flow model: its training, the padding that costs one token, and its folder."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from golden.shapes import CATEGORIES
 from golden.verifier import capture_network_inputs
 from train.shapes import denoisers, train_flow, training
 from train.shapes.train_flow import FlowOptions
+from train.shapes.train_unet import make_signal
 
 CAPTIONS = ["a red star", "two blue hearts", "a circle left of a square"]
 
@@ -126,7 +126,7 @@ def test_a_teacher_that_knows_the_image_says_the_way_to_it_from_any_noise(sigma)
     teacher = train_flow.Teacher(train_flow.MODEL_FOLDER / "unet")
 
     def say_noise(scaled, timesteps, *arguments, **keywords):
-        log_ratio = ((1 - teacher.signal) / teacher.signal).sqrt().log()
+        log_ratio = ((1 - make_signal()) / make_signal()).sqrt().log()
         below, share = timesteps.long(), timesteps.frac()
         ratio = torch.lerp(log_ratio[below], log_ratio[(below + 1).clamp(max=999)], share).exp().view(-1, 1, 1, 1)
         return ((scaled * (1 + ratio**2).sqrt() - latents) / ratio,)
@@ -137,29 +137,12 @@ def test_a_teacher_that_knows_the_image_says_the_way_to_it_from_any_noise(sigma)
     assert torch.allclose(velocities, noise - latents, atol=5e-3)
 
 
-def test_a_flow_learns_from_a_teacher(small, monkeypatch):
+@pytest.mark.parametrize("folder", [None, train_flow.MODEL_FOLDER / "unet"], ids=["images", "teacher"])
+def test_the_loss_falls(small, monkeypatch, folder):
     monkeypatch.setattr(train_flow, "count_right", lambda *arguments, **options: {})
     train_flow.make_states()
-    data = denoisers.load_cache("flow_states.pt", "--states")
-    teacher = train_flow.Teacher(train_flow.MODEL_FOLDER / "unet")
-    options = FlowOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05)
-    untrained, trained = (
-        train_flow.train_flow(replace(options, num_steps=num_steps, teacher=train_flow.MODEL_FOLDER / "unet"))
-        for num_steps in (1, 12)
-    )
-    losses = []
-    for transformer in (untrained, trained):
-        transformer.set_attn_processor(train_flow.PaddedAttention())
-        with torch.no_grad():
-            torch.manual_seed(0)
-            losses.append(train_flow.make_loss(transformer, data, 7, 32, teacher)(0).item())
-    assert losses[1] < losses[0]
-
-
-def test_the_loss_falls(small, monkeypatch):
-    monkeypatch.setattr(train_flow, "count_right", lambda *arguments, **options: {})
-    train_flow.make_states()
-    train_flow.train_flow(FlowOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05))
+    train_flow.train_flow(FlowOptions(num_steps=12, batch_size=8, num_evaluated=0, learning_rate=0.05, teacher=folder))
+    teacher = train_flow.Teacher(folder) if folder else None
     data = denoisers.load_cache("flow_states.pt", "--states")
     torch.manual_seed(3)
     untrained = SD3Transformer2DModel(**train_flow.CONFIG)
@@ -170,7 +153,7 @@ def test_the_loss_falls(small, monkeypatch):
     losses = []
     for transformer in (untrained, trained):
         transformer.set_attn_processor(train_flow.PaddedAttention())
-        compute_loss = train_flow.make_loss(transformer, data, 7, 32)
+        compute_loss = train_flow.make_loss(transformer, data, 7, 32, teacher)
         with torch.no_grad():
             torch.manual_seed(0)
             losses.append(compute_loss(0).item())

@@ -140,7 +140,8 @@
   }
 
   function onBlindKey(event) {
-    const button = { ArrowLeft: "left", ArrowRight: "right", t: "tie", b: "both_bad" }[event.key.replace(/^[TB]$/, (letter) => letter.toLowerCase())];
+    const votes = { ArrowLeft: "left", ArrowRight: "right", t: "tie", T: "tie", b: "both_bad", B: "both_bad" };
+    const button = votes[event.key];
     if (button) press(`#vote_${button}`);
     else if (event.key === "Enter") press("#blind_button");
     else return false;

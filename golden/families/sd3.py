@@ -11,8 +11,8 @@ _CLIP_TOKENS, _T5_TOKENS = 77, 256
 class StableDiffusion3(Family):
     """Without its third text encoder, T5, the pipeline puts zeros in the place of T5's embeddings.
 
-    As many as CLIP's tokens, that is 77 in a full-size model, as in its training (arXiv 2403.03206, section 4); the
-    pipeline's own default of 256 costs a miniature three times the time.
+    As many as CLIP's tokens, 77 in a full-size model: the pipeline's own default of 256 gives a miniature three times
+    the tokens.
     """
 
     name = "sd3"

@@ -183,17 +183,18 @@ class Teacher:
 
     def __init__(self, folder: Path) -> None:
         self.unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-        self.signal = make_signal()
+        signal = make_signal()
+        self.log_ratios = ((1 - signal) / signal).sqrt().log().numpy()  # of noise to image, by timestep
 
     def __call__(self, noisy: Tensor, sigmas: Tensor, states: Tensor, pooled: Tensor, conditional: Tensor) -> Tensor:
         """(B, 4, 16, 16): velocities at noise levels (B,), given captions where `conditional` (B,) is 1."""
-        ratios = ((1 - self.signal) / self.signal).sqrt().log().numpy()
-        wanted = (sigmas / (1 - sigmas)).log().clamp(*map(float, ratios[[0, -1]]))
-        timesteps = torch.from_numpy(np.interp(wanted.numpy(), ratios, np.arange(len(ratios)))).float()
+        wanted = (sigmas / (1 - sigmas)).log().clamp(*map(float, self.log_ratios[[0, -1]]))
+        between = np.interp(wanted.numpy(), self.log_ratios, np.arange(len(self.log_ratios)))
         ratio, sigma = wanted.exp().view(-1, 1, 1, 1), sigmas.view(-1, 1, 1, 1)
         scaled = noisy / ((1 - sigma) ** 2 + sigma**2).sqrt()
         # SDXL's pooled embeddings are those of the second text encoder, which stand last; both are 0 without a caption.
         seen = states * conditional.view(-1, 1, 1), pooled[:, -160:] * conditional.view(-1, 1)
+        timesteps = torch.from_numpy(between).float()
         predicted = self.unet(scaled, timesteps, seen[0], added_cond_kwargs=add_conditions(seen[1]), return_dict=False)
         # With unit variance, the image has the weight 1 / sqrt(1 + ratio^2) and the noise `ratio` times that.
         image = scaled * (1 + ratio**2).sqrt() - ratio * predicted[0].float()
