@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.nn import functional as F
 
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import MODELS
@@ -121,6 +122,16 @@ def test_a_copy_of_the_denoiser_learns_freely_and_is_scaled_to_its_distance(with
         changes = [first(batch.source, batch.prompt_embeds) - batch.source for batch in pairs.batches(0, 4)]
     assert torch.cat(changes).square().mean().sqrt() == pytest.approx(0.1, rel=0.02)
     assert further.config.change_gain == first.config.change_gain > 1
+    # What is trained further is golden noise as the file makes it, and not the change before its gain.
+    train(
+        "still",
+        replace(training, start=str(tmp_path / "first" / "npnet.safetensors"), learning_rate=1e-12),
+        Architecture(),
+    )
+    loss = json.loads((tmp_path / "still" / "log.jsonl").read_text().splitlines()[0])["train"]
+    with torch.no_grad():
+        errors = [F.mse_loss(first(b.source, b.prompt_embeds), b.target) for b in pairs.batches(0, 4)]
+    assert loss == pytest.approx(torch.stack(errors).mean().item(), rel=1e-3)
     records = [json.loads(network.metadata["training"]) for network in (first, further)]
     assert records[0]["settings"]["denoiser"] is True
     assert "denoiser" not in records[1]["settings"]  # it is the file's

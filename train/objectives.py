@@ -67,11 +67,9 @@ class Objective(ABC):
         num_validation_rows: rows of the validation data.
         sizes: what a network must fit.
         num_tokens: the first tokens of a prompt that the network in training reads, None for all of them.
-        predicts_targets: the network's own output is compared with a target, and is not scaled by its gain meanwhile.
     """
 
     figure_name: ClassVar[str]
-    predicts_targets: ClassVar[bool] = False
     num_rows: int
     num_validation_rows: int
     sizes: Sizes
@@ -111,7 +109,6 @@ class PairsObjective(Objective):
     """Mean squared error against the target noise of collected pairs. Source: section 3.2 of the paper."""
 
     figure_name = "mean squared error against the target noise"
-    predicts_targets = True
 
     def __init__(self, pairs: PairStream, rows: Rows, validation_rows: Rows, settings: TrainingSettings) -> None:
         self.pairs, self.rows, self.validation_rows, self.settings = pairs, rows, validation_rows, settings

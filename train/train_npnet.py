@@ -92,9 +92,6 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     network = (
         start_from(settings.start) if settings.start else make_new(options, architecture, objective, accelerator.device)
     )
-    gain = network.config.change_gain
-    if objective.predicts_targets:
-        network.config = replace(network.config, change_gain=1.0)
     trainer = Trainer(settings, network, objective, accelerator)
     if options.plan:
         print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
@@ -122,7 +119,7 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
         if architecture.change_rms:
             # A network that changes nothing has nothing to scale.
             gain = min(architecture.change_rms / (trainer.measure_change() or 1), MAX_GAIN)
-        trainer.averaged.config = replace(trainer.averaged.config, change_gain=gain)
+            trainer.averaged.config = replace(trainer.averaged.config, change_gain=gain)
         save_result(trainer, folder)
 
 
