@@ -183,8 +183,13 @@ WITH_VERIFIER = ("ascent", "select_4", "select_16", "select_64")
 
 
 def available_arms(model: Model) -> tuple[str, ...]:
-    """The names of ARMS that a model can do: some need an NPNet, some a verifier, and inversion a guidance gap."""
-    return arms_for(model.spec, has_npnet=model.npnet is not None, has_verifier=model.has_verifier)
+    """The names of ARMS that a model can do: some need an NPNet, some a verifier, and inversion a guidance gap.
+
+    Of an NPNet that keeps the norm, what concerns the norm alone would be standard's and golden's images once more.
+    """
+    arms = arms_for(model.spec, has_npnet=model.npnet is not None, has_verifier=model.has_verifier)
+    keeps_norm = model.npnet is not None and model.npnet.config.keep_norm
+    return tuple(arm for arm in arms if not (keeps_norm and arm in ("norm", "unit_std")))
 
 
 def arms_for(spec: ModelSpec, *, has_npnet: bool, has_verifier: bool) -> tuple[str, ...]:

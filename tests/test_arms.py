@@ -10,6 +10,7 @@ from golden.checkers import find_checker
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import Sampling
 from golden.noise import noise_health, source_noise
+from golden.npnet import NPNet
 from golden.pipelines import encode_prompts
 from golden.shapes import parse_caption
 from tests.conftest import EVERY_ARM, SIZE
@@ -86,6 +87,12 @@ def test_arms_are_available_where_their_weights_are(tiny_model, tmp_path):
     with_file = replace(bare, spec=replace(bare.spec, verifier=None))
     with_file.spec = replace(bare.spec, verifier=str(tmp_path / "verifier"))
     assert "ascent" in available_arms(with_file)
+
+
+def test_arms_of_the_norm_are_not_offered_where_it_is_kept(tiny_model):
+    keeping = NPNet(replace(tiny_model.npnet.config, keep_norm=True))
+    left_out = set(available_arms(tiny_model)) - set(available_arms(replace(tiny_model, npnet=keeping)))
+    assert left_out == {"norm", "unit_std"}
 
 
 def test_the_best_norm_is_the_models_own(source, conditions):
