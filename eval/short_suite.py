@@ -21,6 +21,7 @@ from golden.model import Model
 from golden.models import MODELS, ModelSpec
 from golden.request import CompareRequest, validate
 from golden.statistics import Interval
+from golden.ui.arms import describe_arm
 
 MIN_PROMPTS, MAX_PROMPTS = 4, 64
 MAX_SEEDS = 4
@@ -56,7 +57,14 @@ def plan_suite(base: CompareRequest, arms: Any, num_prompts: Any, num_seeds: Any
     request = validate(replace(base, prompt=prompts.prompts[0].text, arms=("standard", *arms)), spec)
     validate(replace(request, seed=request.seed + num_seeds - 1), spec)
     variants = [
-        Variant(arm, arm, request.num_inference_steps, request.guidance_scale, request.sampler, request.strength)
+        Variant(
+            describe_arm(arm).short,
+            arm,
+            request.num_inference_steps,
+            request.guidance_scale,
+            request.sampler,
+            request.strength,
+        )
         for arm in request.arms
     ]
     seeds = range(request.seed, request.seed + num_seeds)
@@ -79,7 +87,10 @@ def run_suite(suite: ShortSuite, model: Model, judges: JudgeSet | None = None) -
 
 @dataclass(frozen=True)
 class Gain:
-    """What an arm gains over standard in right images, in percentage points; without ends for too few prompts."""
+    """What an arm gains over standard in right images, in percentage points; without ends for too few prompts.
+
+    `arm` is what the page calls it.
+    """
 
     arm: str
     points: Interval

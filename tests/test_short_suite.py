@@ -27,15 +27,15 @@ def test_every_arm_is_measured_against_standard_under_the_same_settings(tiny_sha
     assert len(parts) == len(suite.batches) == 2
     assert len(rows) == 4 * 2 * 3
     assert sorted(rows["seed"].unique()) == [5, 6]
-    assert list(rows["variant"].unique()) == ["standard", "npnet", "random"]
+    assert list(rows["variant"].unique()) == ["standard", "golden", "random change"]
     assert {astuple(variant.sampling) for variant in suite.variants} == {("euler", 2, 4.0)}
     assert all(variant.strength == 0.5 for variant in suite.variants)
     assert {"right", "fault", *tiny_judges.names} <= set(rows)
     assert not {"thumbnail", "features"} & set(rows)
     outcome = suites.summarise(rows, suite)
-    assert [table.title for table in outcome.tables] == ["npnet against standard", "random against standard"]
+    assert [table.title for table in outcome.tables] == ["golden against standard", "random change against standard"]
     assert [len(table.body) for table in outcome.tables] == 2 * [1 + len(tiny_judges.names)]
-    assert [gain.arm for gain in outcome.gains] == ["npnet", "random"]
+    assert [gain.arm for gain in outcome.gains] == ["golden", "random change"]
 
 
 def test_the_model_is_free_between_two_batches(tiny_shapes):
@@ -75,8 +75,8 @@ def test_only_the_shapes_world_has_a_short_suite(tiny_model):
 
 
 def make_rows(num_prompts: int, prompts_won: int) -> pd.DataFrame:
-    """Two seeds a prompt; npnet alone is right with both seeds of the prompts it wins."""
-    names = {"standard": lambda index: False, "npnet": lambda index: index < prompts_won}
+    """Two seeds a prompt; golden noise alone is right with both seeds of the prompts it wins."""
+    names = {"standard": lambda index: False, "golden": lambda index: index < prompts_won}
     return pd.DataFrame(
         {
             "prompt_index": index,
@@ -96,7 +96,7 @@ def test_the_outcome_is_in_the_reports_words_and_counts_prompts(tiny_shapes):
     suite = suites.plan_suite(BASE, ["npnet"], 16, 2, tiny_shapes.spec)
     outcome = suites.summarise(make_rows(16, 4), suite)
     (gain,) = outcome.gains
-    assert (gain.arm, gain.points.value) == ("npnet", 25.0)
+    assert (gain.arm, gain.points.value) == ("golden", 25.0)
     assert 0 < gain.points.low < 25 < gain.points.high
     assert "over 16 prompts. The interval excludes zero." in gain.sentence
     assert COUNTING in outcome.note
