@@ -12,10 +12,10 @@ from diffusers.optimization import get_scheduler
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from golden.attention import plain_attention
 from golden.errors import InvalidInput
 from golden.files import atomic_path, load_weights
 from golden.model import Model, load_model
@@ -106,9 +106,9 @@ class VerifierTrainer:
         """Logits (B,) of latents at a timestep."""
         device = self.model.pipeline._execution_device
         embeddings = encode_anew(self.model.pipeline, prompts)
-        # On CPUs the fused attention kernel's backward pass is slow.
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16), sdpa_kernel(SDPBackend.MATH):
-            return verifier(self.model.pipeline, latents.to(device), timestep, embeddings)
+        latents = latents.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16), plain_attention(latents):
+            return verifier(self.model.pipeline, latents, timestep, embeddings)
 
     @torch.no_grad()
     def validate(self, held_out: Trajectories) -> dict[str, float]:

@@ -23,6 +23,8 @@ class DenoiserOptions:
 
     states: bool = flag(False, "encode the captions of the cached training set and stop")
     assemble: bool = flag(False, "write the pipeline from the last checkpoint and stop")
+    start: Path | None = flag(None, "a network's folder to continue from, with a new optimizer", spelling="--from")
+    device: str = flag("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     compile: bool = flag(False, "torch.compile the network (needs a C++ compiler)")
     num_steps: int = flag(60000, "training steps in all, those of earlier runs included")
     schedule: str = flag("constant", "learning rate after the warm-up", choices=tuple(SCHEDULES))

@@ -29,13 +29,14 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import trange
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from golden.attention import plain_attention
 from golden.errors import ArgumentParser, run_command
 from golden.files import ASSETS, atomic_path
 from golden.flags import add_flags, flag, read_flags
+from golden.model import pick_device
 from golden.models import Sampling
 from train.shapes import denoisers
 from train.shapes.denoisers import (
@@ -117,16 +118,16 @@ def save_pipeline(transformer: SD3Transformer2DModel) -> None:
 
 
 @torch.inference_mode()
-def make_states() -> None:
+def make_states(device: str = "cpu") -> None:
     """Encode the captions of the cached training set, and "" after them. Raises: MissingWeights if there is none."""
     captions = [*load_captions(), ""]
-    pipeline = make_pipeline(SD3Transformer2DModel(**CONFIG), torch.float32)
+    pipeline = make_pipeline(SD3Transformer2DModel(**CONFIG), torch.float32).to(device)
     states, pooled = [], []
     for start in trange(0, len(captions), 500, desc="captions"):
         batch = captions[start : start + 500]
         encoded = pipeline.encode_prompt(batch, None, None, do_classifier_free_guidance=False, max_sequence_length=0)
-        states.append(encoded[0].half())
-        pooled.append(encoded[2].half())
+        states.append(encoded[0].half().cpu())
+        pooled.append(encoded[2].half().cpu())
     with atomic_path(denoisers.CACHE / "flow_states.pt") as temporary:
         torch.save({"states": torch.cat(states), "pooled": torch.cat(pooled)}, temporary)
 
@@ -181,20 +182,21 @@ class Teacher:
     ratio of noise to image; the expected image is then the same, too.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self.unet.to(device)
         signal = make_signal()
         self.log_ratios = ((1 - signal) / signal).sqrt().log().numpy()  # of noise to image, by timestep
 
     def __call__(self, noisy: Tensor, sigmas: Tensor, states: Tensor, pooled: Tensor, conditional: Tensor) -> Tensor:
         """(B, 4, 16, 16): velocities at noise levels (B,), given captions where `conditional` (B,) is 1."""
         wanted = (sigmas / (1 - sigmas)).log().clamp(*map(float, self.log_ratios[[0, -1]]))
-        between = np.interp(wanted.numpy(), self.log_ratios, np.arange(len(self.log_ratios)))
+        between = np.interp(wanted.cpu().numpy(), self.log_ratios, np.arange(len(self.log_ratios)))
         ratio, sigma = wanted.exp().view(-1, 1, 1, 1), sigmas.view(-1, 1, 1, 1)
         scaled = noisy / ((1 - sigma) ** 2 + sigma**2).sqrt()
         # SDXL's pooled embeddings are those of the second text encoder, which stand last; both are 0 without a caption.
         seen = states * conditional.view(-1, 1, 1), pooled[:, -160:] * conditional.view(-1, 1)
-        timesteps = torch.from_numpy(between).float()
+        timesteps = torch.from_numpy(between).to(noisy)
         predicted = self.unet(scaled, timesteps, seen[0], added_cond_kwargs=add_conditions(seen[1]), return_dict=False)
         # With unit variance, the image has the weight 1 / sqrt(1 + ratio^2) and the noise `ratio` times that.
         image = scaled * (1 + ratio**2).sqrt() - ratio * predicted[0].float()
@@ -205,9 +207,17 @@ class Teacher:
 
 
 def make_loss(
-    predict: Callable[..., Any], data: dict[str, Tensor], seed: int, batch_size: int, teacher: Teacher | None = None
+    predict: Callable[..., Any],
+    data: dict[str, Tensor],
+    seed: int,
+    batch_size: int,
+    teacher: Teacher | None = None,
+    device: str = "cpu",
 ) -> Callable[[int], Tensor]:
-    """The loss of a step: squared error of the predicted velocity; it should be noise - latents, or the teacher's."""
+    """The loss of a step: squared error of the predicted velocity; it should be noise - latents, or the teacher's.
+
+    A batch is the same on every device.
+    """
     unconditional = len(data["states"]) - 1
     num_tokens = (CONFIG["sample_size"] // CONFIG["patch_size"]) ** 2 + data["states"].shape[1] + 1
 
@@ -223,11 +233,14 @@ def make_loss(
         logits = torch.from_numpy(rng.normal(math.log(SCHEDULER["shift"]), 1, batch_size)).float()
         sigmas = logits.sigmoid()[share]
         noise = torch.randn(batch_size, *latents.shape[1:])[share]
+        mask = mask_padding(num_padding[share], num_tokens)
+        conditional = (rows != unconditional).float()
+        latents, noise, sigmas, states, pooled, mask, conditional = (
+            part.to(device) for part in (latents, noise, sigmas, states, pooled, mask, conditional)
+        )
         sigma = sigmas.view(-1, 1, 1, 1)
         noisy = (1 - sigma) * latents + sigma * noise
-        mask = mask_padding(num_padding[share], num_tokens)
-        # The fused attention kernel's backward pass is slow on CPUs here.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with torch.autocast(noisy.device.type, torch.bfloat16), plain_attention(noisy):
             predicted = predict(
                 hidden_states=noisy,
                 timestep=sigmas * SCHEDULER["num_train_timesteps"],
@@ -238,7 +251,7 @@ def make_loss(
             )[0]
             velocity = noise - latents
             if teacher:
-                velocity = teacher(noisy, sigmas, states, pooled, (rows != unconditional).float())
+                velocity = teacher(noisy, sigmas, states, pooled, conditional)
         return nn.functional.mse_loss(predicted.float(), velocity)
 
     return compute_loss
@@ -247,7 +260,12 @@ def make_loss(
 def train_flow(options: FlowOptions) -> SD3Transformer2DModel:
     """The trained transformer, in eval mode."""
     torch.manual_seed(options.seed)
+    device = pick_device(options.device)
     transformer = SD3Transformer2DModel(**CONFIG)
+    if options.start:
+        start = SD3Transformer2DModel.from_pretrained(options.start, dtype=torch.float32)
+        transformer.load_state_dict(start.state_dict())
+    transformer.to(device)
     own_processors = transformer.attn_processors
     transformer.set_attn_processor(PaddedAttention())
     print(f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.2f} M parameters")
@@ -256,11 +274,11 @@ def train_flow(options: FlowOptions) -> SD3Transformer2DModel:
 
     def evaluate(ema: Any, step: int) -> dict:
         ema.set_attn_processor(dict(own_processors))
-        return count_right(make_pipeline(ema, torch.float32), captions, sampling=SAMPLING)
+        return count_right(make_pipeline(ema, torch.float32).to(device), captions, sampling=SAMPLING)
 
     data = load_cache("flow_states.pt", "--states")
-    teacher = Teacher(options.teacher) if options.teacher else None
-    compute_loss = make_loss(predict, data, options.seed, options.batch_size, teacher)
+    teacher = Teacher(options.teacher, device) if options.teacher else None
+    compute_loss = make_loss(predict, data, options.seed, options.batch_size, teacher, device)
     averaged: Any = train("flow", transformer, compute_loss, options.plan(), evaluate)
     averaged.set_attn_processor(dict(own_processors))
     return averaged
@@ -271,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     add_flags(parser, FlowOptions)
     options = read_flags(FlowOptions, parser.parse_args(argv))
     if options.states:
-        make_states()
+        make_states(pick_device(options.device))
     elif options.assemble:
         save_pipeline(load_averaged("flow", SD3Transformer2DModel(**CONFIG)))
     else:
