@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from golden.errors import InvalidInput
 from golden.models import RewardSettings
 from golden.noise import source_noise
+from golden.pipelines import encode_anew
 from golden.reward import Reward
 from golden.shapes import sample_caption
 from golden.verifier import make_verifier
@@ -177,16 +179,17 @@ def test_a_verifier_learns_and_a_killed_training_continues_alike(tiny_shapes, tm
     options = VerifierOptions(
         pairs=tmp_path, num_scenes=0, num_steps=24, batch_size=16, checkpoint_every=12, learning_rate=3e-3, device="cpu"
     )
+    encode = partial(encode_anew, tiny_shapes.pipeline)
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    whole = VerifierTrainer(tiny_shapes, made_up(64, 0), None, options)
+    whole = VerifierTrainer(tiny_shapes, made_up(64, 0), None, encode, options)
     *_, last = run(whole, made_up(64, 1), tmp_path / "whole")
     assert last["auc_501"] > 0.8
     assert last["auc_1"] > 0.8
 
-    killed = VerifierTrainer(tiny_shapes, made_up(64, 0), None, options)
+    killed = VerifierTrainer(tiny_shapes, made_up(64, 0), None, encode, options)
     next(run(killed, made_up(64, 1), tmp_path / "killed"))
-    continued = VerifierTrainer(tiny_shapes, made_up(64, 0), None, options)
+    continued = VerifierTrainer(tiny_shapes, made_up(64, 0), None, encode, options)
     resume(continued, tmp_path / "killed")
     assert continued.step == 12
     assert [*run(continued, made_up(64, 1), tmp_path / "killed")][-1] == last
@@ -195,7 +198,7 @@ def test_a_verifier_learns_and_a_killed_training_continues_alike(tiny_shapes, tm
 
     other = replace(options, learning_rate=1e-3)
     with pytest.raises(InvalidInput, match="learning_rate"):
-        resume(VerifierTrainer(tiny_shapes, made_up(64, 0), None, other), tmp_path / "killed")
+        resume(VerifierTrainer(tiny_shapes, made_up(64, 0), None, encode, other), tmp_path / "killed")
 
 
 def test_scenes_are_the_same_however_many_workers_draw_them(tiny_shapes, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """What happens in the training of a verifier: batches, steps, validation, checkpoints."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from tqdm import tqdm
 
 from golden.attention import plain_attention
 from golden.errors import InvalidInput
+from golden.families import Embeddings
 from golden.files import atomic_path, load_weights
 from golden.model import Model, load_model
 from golden.noise import add_noise
-from golden.pipelines import encode_anew
 from golden.verifier import Verifier, make_verifier, save_verifier
+from train.encoded_prompts import EncodedPrompts
 from train.pairs import read_manifest
 from train.settings import VerifierOptions
 from train.trajectories import (
@@ -41,11 +43,21 @@ NUM_BLIND = 2  # timesteps, from the noise on, at which a scene under noise show
 
 
 class VerifierTrainer:
-    """A verifier being trained: `step` steps are behind it. Batches are functions of (seed, step)."""
+    """A verifier being trained: `step` steps are behind it. Batches are functions of (seed, step).
 
-    def __init__(self, model: Model, data: Trajectories, scenes: Trajectories | None, options: VerifierOptions) -> None:
+    `encode` makes embeddings of prompts.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Trajectories,
+        scenes: Trajectories | None,
+        encode: Callable[[Sequence[str]], Embeddings],
+        options: VerifierOptions,
+    ) -> None:
         torch.manual_seed(options.seed)
-        self.model, self.data, self.scenes, self.options = model, data, scenes, options
+        self.model, self.data, self.scenes, self.encode, self.options = model, data, scenes, encode, options
         self.verifier = make_verifier(model.pipeline).to(model.pipeline._execution_device).train()
         self.ema = AveragedModel(self.verifier, multi_avg_fn=get_ema_multi_avg_fn(0.998))
         self.optimizer = torch.optim.AdamW(
@@ -105,7 +117,7 @@ class VerifierTrainer:
     def predict(self, verifier: Any, latents: Tensor, timestep: int, prompts: list[str]) -> Tensor:
         """Logits (B,) of latents at a timestep."""
         device = self.model.pipeline._execution_device
-        embeddings = encode_anew(self.model.pipeline, prompts)
+        embeddings = self.encode(prompts)
         latents = latents.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16), plain_attention(latents):
             return verifier(self.model.pipeline, latents, timestep, embeddings)
@@ -192,6 +204,13 @@ def resume(trainer: VerifierTrainer, out: Path) -> None:
     trainer.load_state(saved)
 
 
+def encode_all(prompts: Sequence[str], model: Model, cache: Path) -> EncodedPrompts:
+    """All prompts, encoded into a folder of `cache` that belongs to this list of them."""
+    different = sorted(set(prompts))
+    digest = hashlib.sha256("\n".join(different).encode()).hexdigest()
+    return EncodedPrompts(model.pipeline, different, cache / f"prompts-{digest[:16]}")
+
+
 def train_verifier(options: VerifierOptions) -> None:
     """Train a verifier, or what is left of it, and save it."""
     torch.set_num_threads(options.num_threads)
@@ -200,7 +219,9 @@ def train_verifier(options: VerifierOptions) -> None:
     cache = options.out / "cache"
     data = read_trajectories(options.pairs, model, options.label, cache / options.label, options.bf16)
     trained, held_out = split_held_out(data)
-    trainer = VerifierTrainer(model, trained, load_scenes(model, options, cache), options)
+    scenes = load_scenes(model, options, cache)
+    encode = encode_all([*data.prompts, *(scenes.prompts if scenes else ())], model, cache)
+    trainer = VerifierTrainer(model, trained, scenes, encode, options)
     resume(trainer, options.out)
     print(f"{len(trained)} images to train on, {len(held_out)} to validate on, {float(data.labels.mean()):.1%} right")
     row: dict[str, Any] = {}
