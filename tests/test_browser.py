@@ -366,8 +366,8 @@ def test_benchmark(open_page):
     wait_for_text(page, "#suite_status", "12 images.")
     keep(page, "benchmark")
     assert page.locator("#report .table figcaption").all_inner_texts() == [
-        "npnet against standard",
-        "random against standard",
+        "golden against standard",
+        "random change against standard",
     ]
     assert "right images" in page.inner_text("#report tbody tr >> nth=0")
     with page.expect_download() as download:

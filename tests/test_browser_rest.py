@@ -271,7 +271,7 @@ def test_see_how_sure_the_short_suite_is_while_it_runs(reopen, size):
     wait_for_text(page, "#suite_status", "24 images.")
     keep(page, f"benchmark_{size[0]}")
     label = page.locator("#report .gain .span").get_attribute("aria-label")
-    assert re.fullmatch(r"npnet: [+-][\d.]+ points, 95 % interval [+-][\d.]+ to [+-][\d.]+", label)
+    assert re.fullmatch(r"golden: [+-][\d.]+ points, 95 % interval [+-][\d.]+ to [+-][\d.]+", label)
     said = page.inner_text("#report")
     for words in ("over 12 prompts", "count prompts, not images", "Holm's method", "A tie is not a win"):
         assert words in said
