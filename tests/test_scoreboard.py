@@ -233,21 +233,12 @@ def test_four_noises_have_a_column_each_and_the_best_is_marked():
         assert len(re.findall(r"<t[hd]", row)) == 5
 
 
-def test_every_judge_says_what_it_reads_and_what_it_cannot_see():
+def test_every_judge_says_what_it_reads_and_what_it_may_miss():
     panel = show_scoreboard(JUDGING, ARMS)
     for name, judge in ((name, JUDGES[name]) for name in ALL_JUDGES):
         assert judge.reads in panel
-        assert f"It cannot see {judge.misses}." in panel
+        assert f"It may miss {judge.misses}." in panel
         assert name in panel
-
-
-def test_where_a_prompt_asks_for_a_position_the_judges_are_not_to_be_trusted():
-    """None of the embedded ones tells left from right, however many of them prefer an image."""
-    placed = Verdict(False, ("asked",), (("count", True), ("left of", False)))
-    warning, published = "Judges cannot see where things are", replace(JUDGING, weights="published")
-    assert warning in show_scoreboard(JUDGING, ARMS, compared(SCORES, (placed, placed)))
-    assert warning not in show_scoreboard(JUDGING, ARMS, compared(SCORES, (verdict(True), verdict(False))))
-    assert warning not in show_scoreboard(published, ARMS, compared(SCORES, (placed, placed)))
 
 
 def test_bars_are_in_standard_deviations_of_each_judge():

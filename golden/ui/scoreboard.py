@@ -21,9 +21,6 @@ NOTES = {
     "embedded": "Small judges of this world, not the published ones.",
     "published": "Published weights; not comparable with the embedded judges.",
 }
-POSITIONS = ("left of", "right of", "above", "below")
-UNREAD = {"embedded": "Judges cannot see where things are: trust the check."}
-"""By set of judges, what to say of a prompt with one of POSITIONS. Source: assets/judges/README.md."""
 LIMITS = (1.0, 2.0, 4.0, 8.0)  # of the chart, in standard deviations: the smallest that fits every bar
 
 
@@ -184,7 +181,6 @@ def show_scoreboard(judging: Judging, arms: Sequence[str], comparison: Compariso
         rows=[_make_row(judging, name, comparison, limit) for name in judging.judges.names],
         check=_make_check(comparison, arms),
         disagreement=find_disagreement(finished) if finished else "",
-        unread=find_unread(judging, comparison) if comparison else "",
         note=NOTES[judging.weights],
         seconds=finished.scoring_seconds if finished and finished.scores else None,
     )
@@ -198,18 +194,12 @@ def count_all(comparison: Comparison, arms: Sequence[str]) -> dict[str, int]:
     return {describe_arm(arm).short: count_wins(comparison.scores, arm) for arm in counted}
 
 
-def find_unread(judging: Judging, comparison: Comparison) -> str:
-    """A sentence if the prompt asks for what no judge of the set can see, else nothing."""
-    asked = {name for verdict in comparison.verdicts.values() for name, _ in verdict.attributes}
-    return UNREAD.get(judging.weights, "") if asked & set(POSITIONS) else ""
-
-
 def _make_row(judging: Judging, judge: str, comparison: Comparison | None, limit: float | None) -> dict[str, Any]:
     """A judge's row: `unavailable` has a sentence, or `shown` its scores by arm, or both are None while it waits."""
     by_arm = comparison.scores.get(judge) if comparison else None
     return {
         "judge": judge,
-        "help": explain_judge(judge, judging.weights),
+        "help": explain_judge(judge),
         "unavailable": comparison.unavailable.get(judge) if comparison else None,
         "shown": format_score(judge, by_arm) if by_arm is not None else None,
         "winner": find_preferred(judge, by_arm) if by_arm is not None else None,
@@ -217,11 +207,10 @@ def _make_row(judging: Judging, judge: str, comparison: Comparison | None, limit
     }
 
 
-def explain_judge(judge: str, weights: str) -> str:
-    """What a judge's score is, what it reads, and what it cannot see, as measured on the embedded judges alone."""
+def explain_judge(judge: str) -> str:
+    """What a judge's score is, what it reads, and what it may miss."""
     known = JUDGES[judge]
-    verb = "cannot see" if weights == "embedded" else "may miss"
-    blind_to = f" It {verb} {known.misses}." if known.misses else ""
+    blind_to = f" It may miss {known.misses}." if known.misses else ""
     return f"Unit: {known.unit}. Higher is better. It reads {known.reads}.{blind_to}"
 
 
