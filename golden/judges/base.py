@@ -40,8 +40,8 @@ class Judge(SharedJudge, nn.Module):
         unit: what a score is, for labels.
         table_factor, digits: what the paper's tables multiply a score by, and the decimals that they print.
         reads: what it looks at, for labels.
-        misses: what it cannot see, for labels; empty if that was not measured. Of the embedded judges it was
-            (assets/judges/README.md).
+        misses: what judges of its kind may miss, for labels; empty if nothing is known. What the embedded ones read is
+            in assets/judges/README.md.
         preprocessing: which pixels it sees, see `Inputs.pixels`.
         reads_prompts: False for a judge of images alone.
         on_request: True for a judge that is too large to load unless it is asked for by name: "all" leaves it out, and
