@@ -180,6 +180,8 @@ WITH_NPNET = ("npnet", "npnet_best_norm", "random", "norm", "mismatched", "unit_
 """Arms that are made from NPNet's golden noise."""
 WITH_VERIFIER = ("ascent", "select_4", "select_16", "select_64")
 """Arms that ask a verifier."""
+NORM_ALONE = ("norm", "unit_std")
+"""Arms that differ from standard or golden noise in the norm alone."""
 
 
 def available_arms(model: Model) -> tuple[str, ...]:
@@ -189,7 +191,7 @@ def available_arms(model: Model) -> tuple[str, ...]:
     """
     arms = arms_for(model.spec, has_npnet=model.npnet is not None, has_verifier=model.has_verifier)
     keeps_norm = model.npnet is not None and model.npnet.config.keep_norm
-    return tuple(arm for arm in arms if not (keeps_norm and arm in ("norm", "unit_std")))
+    return tuple(arm for arm in arms if not (keeps_norm and arm in NORM_ALONE))
 
 
 def arms_for(spec: ModelSpec, *, has_npnet: bool, has_verifier: bool) -> tuple[str, ...]:

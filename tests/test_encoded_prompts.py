@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from golden.pipelines import encode_anew
-from train import encoded_prompts
+from train import encoded_prompts, workers
 from train.encoded_prompts import EncodedPrompts
 
 PROMPTS = ["a red star", "two circles", "a heart"]
@@ -34,7 +34,7 @@ def test_they_are_encoded_once(tiny_model, tmp_path, monkeypatch):
 
 def test_workers_share_what_is_missing(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(encoded_prompts, "ENCODED_AT_ONCE", 1)
-    monkeypatch.setattr(encoded_prompts, "find_worker", lambda: (1, 2))
+    monkeypatch.setattr(workers, "find_worker", lambda: (1, 2))
     with pytest.raises(FileNotFoundError):  # of the first worker, who is not there
         EncodedPrompts(tiny_model.pipeline, PROMPTS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0000001.pt"]

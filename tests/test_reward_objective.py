@@ -16,7 +16,7 @@ from golden.pipelines import encode_anew
 from golden.reward import Reward
 from golden.shapes import sample_caption
 from golden.verifier import make_verifier
-from train import trajectories, verifier_training
+from train import verifier_training, workers
 from train.make_shard import collect_shard
 from train.network import make_npnet
 from train.objectives import RewardObjective, find_objective
@@ -208,8 +208,8 @@ def test_scenes_are_the_same_however_many_workers_draw_them(tiny_shapes, tmp_pat
     assert alone is not None
     assert len(alone) == 10
     assert 0 < alone.labels.mean() < 1
-    monkeypatch.setattr(trajectories, "find_worker", lambda: (1, 2))
-    monkeypatch.setattr(trajectories, "wait_for_workers", lambda: load_others(tmp_path / "both"))
+    monkeypatch.setattr(workers, "find_worker", lambda: (1, 2))
+    monkeypatch.setattr(workers, "wait_for_workers", lambda: load_others(tmp_path / "both"))
 
     def load_others(cache):
         monkeypatch.undo()

@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from golden.families import Embeddings
-from golden.files import atomic_path
 from golden.pipelines import encode_anew
-from golden.provenance import find_worker
-from train.workers import wait_for_workers
+from train.workers import make_files
 
 ENCODED_AT_ONCE = 64
 
@@ -29,16 +26,14 @@ class EncodedPrompts:
     def __init__(self, pipeline: Any, prompts: Sequence[str], folder: Path) -> None:
         self.device = pipeline._execution_device
         self.places = {prompt: divmod(index, ENCODED_AT_ONCE) for index, prompt in enumerate(prompts)}
-        starts = range(0, len(prompts), ENCODED_AT_ONCE)
-        paths = [folder / f"{start:07d}.pt" for start in starts]
-        rank, num_workers = find_worker()
-        missing = [(start, path) for start, path in zip(starts, paths, strict=True) if not path.is_file()]
-        for start, path in tqdm(missing[rank::num_workers], "prompts", mininterval=1, disable=rank > 0 or None):
+        paths = {start: folder / f"{start:07d}.pt" for start in range(0, len(prompts), ENCODED_AT_ONCE)}
+
+        def encode_part(start: int) -> dict[str, Tensor]:
             encoded = encode_anew(pipeline, prompts[start : start + ENCODED_AT_ONCE])
-            with atomic_path(path) as temporary:
-                torch.save({name: _without_copies(value.cpu()) for name, value in encoded.items()}, temporary)
-        wait_for_workers()
-        self.parts = [torch.load(path, weights_only=True, mmap=True) for path in paths]
+            return {name: _without_copies(value.cpu()) for name, value in encoded.items()}
+
+        make_files(paths, encode_part, "prompts")
+        self.parts = [torch.load(path, weights_only=True, mmap=True) for path in paths.values()]
 
     def __call__(self, prompts: Sequence[str]) -> Embeddings:
         """Embeddings with a row per prompt, on the pipeline's device. Raises: KeyError for one that was not given."""

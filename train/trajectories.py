@@ -13,19 +13,16 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from golden.checkers import Checker
 from golden.errors import InvalidInput
-from golden.files import atomic_path
 from golden.model import Model
 from golden.models import Sampling
 from golden.pipelines import denoise, encode_anew, encode_images
-from golden.provenance import find_worker
 from golden.samplers import make_sampler
 from train.pairs import finished_shards, read_manifest, read_shard
 from train.stream import is_held_out
-from train.workers import wait_for_workers
+from train.workers import make_files
 
 KEPT_SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 1.0)
 """After which shares of all steps latents are kept; 0 is the noise itself."""
@@ -81,12 +78,7 @@ def read_parts(paths: Mapping[int, Path], make: Callable[[int], Trajectories], t
 
     Under torchrun each worker makes its share.
     """
-    rank, num_workers = find_worker()
-    for index, path in tqdm([*paths.items()][rank::num_workers], title, disable=None):
-        if not path.is_file():
-            with atomic_path(path) as temporary:
-                torch.save(vars(make(index)), temporary)
-    wait_for_workers()
+    make_files(paths, lambda index: vars(make(index)), title)
     parts = [Trajectories(**torch.load(path, weights_only=True)) for path in paths.values()]
     latents, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "labels"))
     return Trajectories(latents, parts[0].timesteps, tuple(prompt for part in parts for prompt in part.prompts), labels)

@@ -1,16 +1,20 @@
 """What several workers of one training, started by torchrun, share: batches, gradients and files.
 
-On a CPU, workers of one thread each are faster than one worker of several. Without torchrun there is one worker, and
-nothing here does anything.
+On a CPU, workers of one thread each are faster than one worker of several. Without torchrun there is one worker, whose
+share is all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from tqdm import tqdm
 
 from golden.errors import InvalidInput
+from golden.files import atomic_path
 from golden.provenance import find_worker
 
 
@@ -26,6 +30,16 @@ def wait_for_workers() -> None:
     """Return when all workers have come here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def make_files(paths: Mapping[int, Path], make: Callable[[int], dict[str, Any]], title: str) -> None:
+    """Save what `make` returns for each index whose file is not there yet; each worker makes its share of the files."""
+    rank, num_workers = find_worker()
+    for index, path in tqdm([*paths.items()][rank::num_workers], title, disable=None):
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                torch.save(make(index), temporary)
+    wait_for_workers()
 
 
 def own_share(num_rows: int) -> slice:

@@ -40,7 +40,7 @@ class ImageReward(Judge):
     unit = "reward"
     table_factor = 100
     reads = "the prompt word by word, while looking at the image"
-    misses = "where things are and, more often than others, how many"
+    misses = "where things are and, more often than others, their shapes"
     preprocessing = "even"
     PUBLISHED: ClassVar[dict[str, Any]] = {
         "vision": {
