@@ -41,14 +41,19 @@ def compare(page, prompt: str = PROMPT, seed: int = 3, steps: int = 3) -> None:
 
 
 def wait_done(page, prompt: str, seed: int) -> None:
-    """Wait for a comparison to finish: its link is in the address, its time in the status line, its images loaded."""
+    """Wait for a comparison to finish: its link is in the address, its time in the status line, its images loaded.
+
+    The status line may be drawn before the images: previews have other file names than images that are finished.
+    """
     page.wait_for_function(
         """([prompt, seed]) => {
             const query = new URLSearchParams(location.search);
             const said = document.querySelector("#status")?.textContent || "";
-            const images = Array.from(document.querySelectorAll("#images .frame img"));
+            const images = Array.from(document.querySelectorAll("#images .frame img"))
+                .filter((image) => image.offsetParent);
+            const finished = (image) => /[/]golden-[^/]*$/.test(image.src) && image.src.includes(`-${seed}-`);
             return query.get("prompt") === prompt && query.get("seed") === seed && / in [0-9.]+ s[.]/.test(said)
-                && images.every((image) => image.complete && image.naturalWidth);
+                && images.every((image) => finished(image) && image.complete && image.naturalWidth);
         }""",
         arg=[prompt, str(seed)],
     )
