@@ -13,27 +13,37 @@ from .families import Family, find_family
 from .models import ModelSpec, find_model
 from .npnet import NPNETS, NPNet, load_npnet
 from .pipelines import is_spared, load_pipeline
-from .verifier import Verifier, load_verifier
+from .verifier import BorrowedVerifier, Verifier, load_verifier
+
+AnyVerifier = Verifier | BorrowedVerifier
 
 
 class _OnDemand:
     """A field that holds the verifier that was given or, once it is asked for, the one in the file of the spec."""
 
-    def __get__(self, model: "Model | None", owner: type | None = None) -> Verifier | None:
+    def __get__(self, model: "Model | None", owner: type | None = None) -> AnyVerifier | None:
         if model is None:
             return None  # the default
         found = vars(model)["verifier"]
         if found is None and model.spec.has_verifier:
             with torch.inference_mode(False):  # or no gradient would ever pass through it
-                found = load_verifier(model.spec.verifier or "", model.pipeline)
+                found = _read_verifier(model.spec, model.pipeline)
             vars(model)["verifier"] = found
         return found
 
-    def __set__(self, model: "Model", verifier: Verifier | None) -> None:
+    def __set__(self, model: "Model", verifier: AnyVerifier | None) -> None:
         vars(model)["verifier"] = verifier
 
 
 _ON_DEMAND = cast(Any, _OnDemand())
+
+
+def _read_verifier(spec: ModelSpec, pipeline: Any) -> AnyVerifier:
+    path = spec.verifier or ""
+    if spec.verifier_of is None:
+        return load_verifier(path, pipeline)
+    owner = load_pipeline(find_model(spec.verifier_of), str(pipeline._execution_device))
+    return BorrowedVerifier(load_verifier(path, owner), owner)
 
 
 @dataclass
@@ -47,7 +57,7 @@ class Model:
     spec: ModelSpec
     pipeline: Any
     npnet: NPNet | None
-    verifier: Verifier | None = _ON_DEMAND
+    verifier: AnyVerifier | None = _ON_DEMAND
     lock: threading.Lock = field(default_factory=threading.Lock)
     npnet_name: str | None = None
 
@@ -108,7 +118,7 @@ def with_verifier(spec: ModelSpec, verifier: str | Path | None) -> ModelSpec:
         return spec
     if not Path(verifier).is_file():
         raise MissingWeights(f"There is no verifier at {verifier}: give a file made by train/train_verifier.py.")
-    return replace(spec, verifier=str(verifier))
+    return replace(spec, verifier=str(verifier), verifier_of=None)
 
 
 def check_npnet_name(spec: ModelSpec, npnet: str | Path | None) -> None:

@@ -85,8 +85,9 @@ class ModelSpec:
     """A text-to-image model and its defaults.
 
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
-    local file, or None; `verifier` a local file, or None; `checker` a name of CHECKERS, or None if its images cannot be
-    checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else is done to it, chosen
+    local file, or None; `verifier` a local file, or None, and `verifier_of` the name of the model that it was trained
+    for, if that is another one with the same autoencoder and text encoders; `checker` a name of CHECKERS, or None if
+    its images cannot be checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else is done to it, chosen
     on other prompts than those of `test_sets`, which are names of TEST_SETS in golden/shapes. `size_limits` are
     the smallest and largest side that it can draw, as shares of its native one.
     """
@@ -103,6 +104,7 @@ class ModelSpec:
     parts: Parts = field(default_factory=Parts)
     npnet: str | None = None
     verifier: str | None = None
+    verifier_of: str | None = None
     checker: str | None = None
     best_norm: float = 1.0
     test_sets: tuple[str, ...] = ()
@@ -169,6 +171,8 @@ MODELS: dict[str, ModelSpec] = {
             redenoise=Redenoise(guidance_scale=4.0),
             # It was taught by the UNet of shapes, and from the same noise it draws much the same image.
             npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
+            verifier=str(ASSETS / "shapes" / "verifier.safetensors"),
+            verifier_of="shapes",
             checker="shapes",
             test_sets=("shapes-553", "shapes-hard-400"),
             size_limits=(0.75, 1.25),

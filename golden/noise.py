@@ -5,6 +5,7 @@ the difference of the two guidances says about the prompt stays in the noise.
 Source: arXiv 2411.09502, section 3.1 and Eq. 12.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
@@ -138,13 +139,39 @@ def first_timestep(pipeline: Any, num_inference_steps: int = REDENOISE_STEPS) ->
     return scheduler.path[0]
 
 
-def add_noise(pipeline: Any, clean: Noise, noise: Noise, timestep: int) -> Noise:
+def add_noise(pipeline: Any, clean: Noise, noise: Noise, timestep: int | float) -> Noise:
     """Finished latents with as much noise as there is at a timestep: the forward process of the model."""
-    config = pipeline.scheduler.config
+    of_image, of_noise = mixture_at(pipeline, timestep)
+    return of_image * clean + of_noise * noise
+
+
+def mixture_at(pipeline: Any, timestep: int | float) -> tuple[float, float]:
+    """What the finished latents, and what the noise, are multiplied by in the latents at a timestep."""
     if find_family(pipeline).is_flow:
-        sigma = timestep / config.num_train_timesteps
-        return (1 - sigma) * clean + sigma * noise
-    return diffusers.DDIMScheduler.from_config(config).add_noise(clean, noise, torch.tensor([timestep]))
+        sigma = timestep / pipeline.scheduler.config.num_train_timesteps
+        return 1 - sigma, sigma
+    signal = float(_signals_of(pipeline)[int(timestep)])
+    return signal**0.5, (1 - signal) ** 0.5
+
+
+def _signals_of(pipeline: Any) -> Tensor:
+    """The squared weight of the finished latents at each timestep of a model that predicts noise."""
+    return diffusers.DDIMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
+
+
+def as_latents_of(other: Any, pipeline: Any, latents: Noise, timestep: int | float) -> tuple[Noise, int | float]:
+    """Latents of a pipeline at a timestep as those of another with the same autoencoder, and its timestep for them.
+
+    That is where its latents hold as much noise for as much image, or the nearest that it has; scaled to their size
+    there. Flows and models that predict noise see the same in them.
+    """
+    of_image, of_noise = mixture_at(pipeline, timestep)
+    if find_family(other).is_flow:
+        there: int | float = of_noise / (of_image + of_noise) * other.scheduler.config.num_train_timesteps
+    else:
+        share = of_image**2 / (of_image**2 + of_noise**2)
+        there = int((_signals_of(other).logit() - torch.tensor(share).logit(eps=1e-6)).abs().argmin())
+    return latents * (math.hypot(*mixture_at(other, there)) / math.hypot(of_image, of_noise)), there
 
 
 def at_norm_of(source: Noise, other: Noise) -> Noise:

@@ -23,6 +23,7 @@ from .families import Embeddings, find_family
 from .files import load_weights, save_weights
 from .flows import step_between
 from .models import Sampling
+from .noise import as_latents_of
 from .pipelines import denoise, network_of
 
 CONFIG_KEY = "verifier_config"  # where a weight file keeps its VerifierConfig, as JSON
@@ -95,6 +96,36 @@ class Verifier(nn.Module):
         text = pool_text(embeddings).float()
         seen = torch.cat([features.mean((2, 3)), features.amax((2, 3)), grid, text], dim=1)
         return self.head(seen).squeeze(1)
+
+
+class BorrowedVerifier(nn.Module):
+    """The verifier of another model, whose pipeline is `owner`, for one with the same autoencoder and text encoders.
+
+    It gets the latents and the embeddings that its own model would have: a flow such as Stable Diffusion 3's has the
+    embeddings of SDXL's text encoders at the start of its own, and those of the second at the end of the pooled ones.
+    """
+
+    def __init__(self, verifier: Verifier, owner: Any) -> None:
+        super().__init__()
+        self.verifier, self.owner = verifier, owner
+        self.sizes = {name: value.shape for name, value in find_family(owner).encode(owner, [""]).items()}
+
+    def forward(
+        self,
+        pipeline: Any,
+        latents: Float[Tensor, "batch channels height width"],
+        timestep: int | float,
+        embeddings: Embeddings,
+    ) -> Float[Tensor, " batch"]:
+        """Logits for latents of `pipeline` at one of its timesteps."""
+        latents, timestep = as_latents_of(self.owner, pipeline, latents, timestep)
+        own = {name: self._cut(value, self.sizes[name]) for name, value in embeddings.items() if name in self.sizes}
+        return self.verifier(self.owner, latents, timestep, own)
+
+    def _cut(self, value: Tensor, size: Sequence[int]) -> Tensor:
+        if value.ndim == 2:
+            return value[:, -size[1] :]
+        return value[:, : size[1], : size[2]]
 
 
 def make_verifier(pipeline: Any, hidden: int = 256) -> Verifier:

@@ -10,6 +10,7 @@ from golden.errors import InvalidInput
 from golden.models import Redenoise, Sampling
 from golden.noise import (
     add_noise,
+    as_latents_of,
     first_timestep,
     noise_health,
     redenoise,
@@ -173,3 +174,23 @@ def test_the_first_steps_are_named_by_the_sigmas_of_the_models_own_schedule(tiny
     assert timestep == pytest.approx(960, abs=3)  # and not 900: the model's shift is 3
     expected = noise - (1 - timestep / 1000) * (0.3 * noise + 0.2)
     assert torch.allclose(latents, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 0.8])
+def test_latents_of_a_flow_are_those_of_a_model_that_predicts_noise(tiny_sd3, tiny_model, sigma):
+    """The same image and noise in its mixture, and back again."""
+    flow, other = tiny_sd3.pipeline, tiny_model.pipeline
+    clean, noise = source_noise([1], (4, SIZE, SIZE)), source_noise([2], (4, SIZE, SIZE))
+    latents = add_noise(flow, clean, noise, 1000 * sigma)
+    there, timestep = as_latents_of(other, flow, latents, 1000 * sigma)
+    assert torch.allclose(there, add_noise(other, clean, noise, timestep), atol=0.02)  # its timesteps are whole
+    back, again = as_latents_of(flow, other, there, timestep)
+    assert again == pytest.approx(1000 * sigma, abs=5)
+    assert torch.allclose(back, latents, atol=0.02)
+
+
+def test_pure_noise_of_a_flow_stays_as_it_is_at_the_last_timestep_of_another(tiny_sd3, tiny_model):
+    noise = source_noise([1, 2], (4, SIZE, SIZE))
+    latents, timestep = as_latents_of(tiny_model.pipeline, tiny_sd3.pipeline, noise, 1000.0)
+    assert timestep == 999
+    assert torch.allclose(latents, noise, atol=1e-6)

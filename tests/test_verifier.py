@@ -9,15 +9,19 @@ from golden import model as golden_model
 from golden.errors import BadWeights, MissingWeights
 from golden.families import find_family
 from golden.model import Model, load_model
-from golden.noise import first_timestep, source_noise
+from golden.noise import as_latents_of, first_timestep, source_noise
 from golden.pipelines import encode_prompts, latent_shape
+from golden.reward import Reward, reward_gradient
 from golden.verifier import (
+    Verifier,
     capture_network_inputs,
     load_verifier,
     make_verifier,
     middle_of,
     save_verifier,
 )
+from train.trajectories import draw_examples
+from train.verifier_training import area_under_curve
 
 PROMPTS = ["a red star", "two circles"]
 
@@ -157,3 +161,45 @@ def test_a_verifier_can_be_given_as_a_file(tiny_sdxl_folder, with_file, tmp_path
     assert model.has_verifier
     with pytest.raises(MissingWeights, match="There is no verifier at"):
         load_model(tiny_sdxl_folder, verifier=tmp_path / "nowhere")
+
+
+# --- the verifier of another model ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedded_flow() -> Model:
+    return load_model("shapes-flow", device="cpu")
+
+
+def test_a_borrowed_verifier_says_of_a_flow_what_it_says_of_its_own_models_latents(embedded_flow):
+    owner = load_model("shapes", device="cpu")
+    noise = noise_for(embedded_flow)
+    for timestep in (715.0, 1000.0):
+        own, there = as_latents_of(owner.pipeline, embedded_flow.pipeline, noise, timestep)
+        with torch.no_grad():
+            borrowed = embedded_flow.verifier(
+                embedded_flow.pipeline, noise, timestep, encode_prompts(embedded_flow.pipeline, PROMPTS)
+            )
+            expected = owner.verifier(owner.pipeline, own, there, encode_prompts(owner.pipeline, PROMPTS))
+        assert torch.allclose(borrowed, expected, atol=1e-4)
+
+
+def test_a_borrowed_verifier_tells_right_from_wrong_scenes_of_a_flow(embedded_flow):
+    scenes = draw_examples(embedded_flow, 48, (1, 2))
+    embeddings = encode_prompts(embedded_flow.pipeline, list(scenes.prompts))
+    with torch.no_grad():
+        logits = embedded_flow.verifier(embedded_flow.pipeline, scenes.latents[:, 0].float(), 1, embeddings)
+    assert area_under_curve(logits, scenes.labels) > 0.8
+
+
+def test_gradients_of_a_borrowed_verifier_reach_the_noise(embedded_flow):
+    noise = noise_for(embedded_flow)
+    embeddings = encode_prompts(embedded_flow.pipeline, PROMPTS)
+    _, gradient = reward_gradient(Reward(embedded_flow, embedded_flow.spec.reward), noise, embeddings, PROMPTS)
+    assert (gradient.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_a_verifier_that_is_given_is_the_models_own(embedded_flow, tmp_path):
+    save_verifier(tmp_path / "own.safetensors", make_verifier(embedded_flow.pipeline, hidden=8))
+    model = load_model("shapes-flow", verifier=tmp_path / "own.safetensors", device="cpu")
+    assert isinstance(model.verifier, Verifier)
