@@ -1,6 +1,7 @@
 """Errors that a person is meant to read: one sentence that says what was wrong, what was got and what is allowed."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -51,11 +52,20 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command line's `main`: exit 2 with one line on a GoldenError, 130 on Ctrl-C, else main's own answer."""
+    """Run a command line's `main`: exit 2 with one line on a GoldenError or where the system refuses a file or folder,
+    130 on Ctrl-C, else main's own answer."""
     try:
         sys.exit(main() or 0)
     except GoldenError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # Others, such as a closed pipe or connection, name no file and are nothing that a user could put right.
+        is_about_files = error.errno is not None and error.filename is not None
+        if not is_about_files and error.errno != errno.ENOSPC:
+            raise
+        where = f" {error.filename}" if is_about_files else ""
+        print(f"Cannot read or write{where}: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

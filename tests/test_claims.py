@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
+from train import claims
 from train.claims import Claims
 from train.pairs import Shard, finished_shards, shard_paths, write_shard
 
@@ -43,6 +45,17 @@ def test_two_claims_in_one_process_exclude_each_other_too(tmp_path):
         assert not two.take(3)
         one.release(3)
         assert two.take(3)
+
+
+def test_the_probe_of_each_worker_has_a_name_of_its_own(tmp_path, monkeypatch):
+    probed = []
+    monkeypatch.setattr(claims, "FileLock", lambda path: probed.append(path) or FileLock(path))
+    for machine in ("one", "two", "two"):  # whose processes may have the same number
+        monkeypatch.setattr("platform.node", lambda machine=machine: machine)
+        Claims(tmp_path)
+    assert len(set(probed)) == 3
+    assert "probe-one-" in str(probed[0])
+    assert not [*(tmp_path / "claims").iterdir()]
 
 
 def test_what_is_still_claimed_at_the_end_is_released(tmp_path):

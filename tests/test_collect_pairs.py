@@ -61,6 +61,12 @@ def test_own_prompts_go_round(tmp_path):
         read_prompts(tmp_path / "nowhere.txt")
 
 
+def test_a_mark_of_the_encoding_is_no_part_of_the_first_prompt(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a star\na heart\n", encoding="utf-8-sig")
+    assert read_prompts(path) == ["a star", "a heart"]
+
+
 def test_a_prompts_file_is_checked_whole_and_names_the_line(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a star\n\na photo of a cat\n")

@@ -1,5 +1,7 @@
 """Errors that a person reads: one line, and an exit code that scripts can rely on."""
 
+import errno
+
 import pytest
 
 from golden import errors
@@ -24,6 +26,32 @@ def test_what_golden_refuses_is_one_line_and_exit_code_2(error, capsys):
 
     assert exit_code(main) == 2
     assert capsys.readouterr().err == "The seed is odd.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileExistsError(errno.EEXIST, "File exists", "runs/a"), "Cannot read or write runs/a: File exists."),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "Cannot read or write /a: Permission denied."),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), "Cannot read or write a.txt: No such file."),
+        (OSError(errno.ENOSPC, "No space left on device"), "Cannot read or write: No space left on device."),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_exit_code_2(error, line, capsys):
+    def main():
+        raise error
+
+    assert exit_code(main) == 2
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize("error", [OSError("odd"), BrokenPipeError(errno.EPIPE, "Broken pipe"), FileNotFoundError("x")])
+def test_an_error_that_names_no_file_is_not_hidden(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        run_command(main)
 
 
 def test_ctrl_c_is_exit_code_130_without_a_traceback(capsys):

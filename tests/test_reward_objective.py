@@ -1,6 +1,7 @@
 """The objective `reward` and the training of a verifier learn, resume, and refuse what is wrong, on tiny models."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from golden.errors import InvalidInput
 from golden.models import RewardSettings
 from golden.noise import source_noise
-from golden.pipelines import encode_anew
+from golden.pipelines import encode_anew, latent_shape
 from golden.reward import Reward
 from golden.shapes import sample_caption
 from golden.verifier import make_verifier
@@ -20,11 +21,11 @@ from train import verifier_training, workers
 from train.make_shard import collect_shard
 from train.network import make_npnet
 from train.objectives import RewardObjective, find_objective
-from train.pairs import write_manifest, write_shard
+from train.pairs import read_shard, write_manifest, write_shard
 from train.settings import Architecture, CollectionSettings, TrainingSettings, VerifierOptions
 from train.trainer import Trainer
 from train.trajectories import Trajectories, read_trajectories, split_held_out, trace
-from train.verifier_training import VerifierTrainer, area_under_curve, load_scenes, resume, run
+from train.verifier_training import VerifierTrainer, area_under_curve, load_scenes, resume, run, train_verifier
 
 QUICK = TrainingSettings(
     objective="reward", batch_size=8, num_epochs=2, reward_rows=16, reward_num_steps=1, reward_num_inference_steps=4
@@ -101,6 +102,41 @@ def test_one_extreme_row_does_not_drown_the_others(objective):
     assert norms.max() < 1.01 * norms.min()
 
 
+@pytest.mark.parametrize("num_bad", [1, 8])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_rows_without_a_gradient_leave_the_others_theirs(objective, num_bad, bad):
+    batch = next(iter(objective.batches(0, 8)))
+
+    class Broken:
+        model = objective.reward.model
+
+        def __call__(self, noise, embeddings, prompts):
+            weights = torch.ones(len(noise))
+            weights[:num_bad] = bad
+            return weights * noise.mean((1, 2, 3))
+
+    objective.reward, objective.settings = Broken(), replace(QUICK, change_penalty=0.0)
+    offset = torch.zeros_like(batch.source).requires_grad_(True)
+    objective.loss(lambda source, embeds: source + offset, batch).backward()
+    norms = offset.grad.flatten(1).norm(dim=1)
+    assert (norms[:num_bad] == 0).all()
+    assert (norms[num_bad:] > 0).all()
+
+
+def test_the_model_and_the_file_of_its_verifier_decide_the_weights(objective, tmp_path):
+    def identity_with(content: bytes, **changes) -> dict:
+        (tmp_path / "verifier.safetensors").write_bytes(content)
+        spec = replace(verified.spec, verifier=str(tmp_path / "verifier.safetensors"), **changes)
+        objective.reward.model = replace(verified, spec=spec)
+        return objective.identity()
+
+    verified = objective.reward.model
+    one = identity_with(b"one")
+    assert one == identity_with(b"one")
+    assert one["verifier_sha256"] != identity_with(b"two")["verifier_sha256"]
+    assert one | {"model": "other"} == identity_with(b"one", name="other")
+
+
 def test_the_validation_figure_is_minus_the_reward(objective):
     figure = begin(objective).validate(lambda source, embeds: source)
     batch = next(iter(objective.validation_batches()))
@@ -154,6 +190,24 @@ def test_trajectories_lead_from_the_noise_to_the_image(tiny_shapes):
     assert timesteps[-1] == 1
 
 
+def test_an_euler_trajectory_is_stored_as_ddim_has_it(tiny_shapes):
+    def trace_with(sampler: str):
+        sampling = replace(tiny_shapes.spec.sampling, sampler=sampler)
+        model = replace(tiny_shapes, spec=replace(tiny_shapes.spec, sampling=sampling))
+        return trace(model, source_noise([1, 2], (4, 16, 16)), ["a red star", "two circles"], [1, 2], 10)
+
+    (euler, euler_timesteps), (ddim, timesteps) = trace_with("euler"), trace_with("ddim")
+    assert euler_timesteps == timesteps
+    assert torch.allclose(euler, ddim, atol=0.1)
+
+
+def test_packed_latents_are_stored_unpacked(tiny_of_family):
+    model = tiny_of_family("flux")
+    noise = source_noise([1, 2], latent_shape(model.pipeline))
+    latents, timesteps = trace(model, noise, ["a red star", "two circles"], [1, 2], 3)
+    assert latents.shape == (2, len(timesteps), *noise.shape[1:])
+
+
 def test_every_noise_of_a_folder_is_traced_once_and_cached(tiny_shapes, collected, tmp_path):
     data = read_trajectories(collected, tiny_shapes, "score", tmp_path)
     assert len(data) == 2 * (8 + 16)
@@ -165,6 +219,58 @@ def test_every_noise_of_a_folder_is_traced_once_and_cached(tiny_shapes, collecte
     assert not set(trained.prompts) & set(held_out.prompts)
     with pytest.raises(InvalidInput, match="'HPSv2'"):
         read_trajectories(collected, tiny_shapes, "HPSv2", tmp_path / "other")
+
+
+def test_trajectories_of_other_pairs_in_the_same_place_are_not_taken_for_these(tiny_shapes, collected, tmp_path):
+    folder, cache = tmp_path / "pairs", tmp_path / "cache"
+    shutil.copytree(collected, folder)
+    before = read_trajectories(folder, tiny_shapes, "score", cache)
+    shard = read_shard(folder, 1)
+    write_shard(folder, 1, replace(shard, target_noise=-shard.target_noise))
+    after = read_trajectories(folder, tiny_shapes, "score", cache)
+    assert not torch.equal(before.latents, after.latents)
+    read_trajectories(folder, tiny_shapes, "score", cache, bf16=True)
+    assert len([*cache.iterdir()]) == 3
+
+
+def test_what_other_weights_made_is_not_taken_for_the_models_own(tiny_shapes, collected, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifier_training, "load_model", lambda *_, **__: tiny_shapes)
+    options = VerifierOptions(collected, tmp_path, label="score", num_scenes=2, num_steps=1, batch_size=4, device="cpu")
+    for digest in ("one", "one", "other"):
+        monkeypatch.setattr(verifier_training, "hash_model", lambda spec, digest=digest: {"unet": digest})
+        train_verifier(options)
+    one, other = (tmp_path / "cache").iterdir()
+    assert len([*one.iterdir()]) == len([*other.iterdir()]) == 3  # trajectories, scenes, prompts
+    assert (tmp_path / "verifier.safetensors").is_file()
+
+
+def test_a_verifier_needs_prompts_to_train_on_but_none_to_validate_on(tiny_shapes, tmp_path):
+    options = VerifierOptions(pairs=tmp_path, num_scenes=0, num_steps=1, batch_size=4, device="cpu")
+    encode = partial(encode_anew, tiny_shapes.pipeline)
+    nothing = made_up(4, 0).select(np.arange(0))
+    trainer = VerifierTrainer(tiny_shapes, made_up(4, 0), None, encode, options)
+    assert set(next(run(trainer, nothing, tmp_path))) == {"step", "loss"}
+    with pytest.raises(InvalidInput, match="no prompts to train on"):
+        VerifierTrainer(tiny_shapes, nothing, None, encode, options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rank", "num_workers", "device"),
+    [
+        ("auto", "0", "1", "cuda"),
+        ("auto", "1", "4", "cuda:1"),
+        ("cuda", "3", "4", "cuda:1"),  # more workers than GPUs
+        ("cuda:0", "3", "4", "cuda:0"),
+        ("cpu", "3", "4", "cpu"),
+    ],
+)
+def test_workers_share_the_gpus_out(monkeypatch, asked, rank, num_workers, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", num_workers)):
+        monkeypatch.setenv(name, value)
+    assert workers.device_of_worker(asked) == device
 
 
 def made_up(num: int, seed: int) -> Trajectories:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -15,12 +16,12 @@ import torch
 
 from golden.errors import BadWeights, InvalidInput, run_command
 from golden.noise import source_noise
-from golden.npnet import NPNet, load_npnet
+from golden.npnet import NPNet, load_npnet, save_npnet
 from golden.shapes import sample_caption
 from train.checkpoints import TrainingFolder
 from train.network import compute_in_bf16, make_npnet, start_from
 from train.objectives import OBJECTIVES, Objective, PairsObjective, Sizes, find_objective
-from train.pairs import Shard, write_manifest, write_shard
+from train.pairs import Shard, read_shard, write_manifest, write_shard
 from train.settings import Architecture, TrainingSettings
 from train.stream import PairStream, Rows, choose_rows, keep_embeds
 from train.train_npnet import main
@@ -140,6 +141,41 @@ def test_a_folder_holds_one_training(folder, rows, tmp_path):
         run(folder, rows, tmp_path, replace(QUICK, learning_rate=0.5))
     with pytest.raises(InvalidInput, match="pairs="):
         run(folder, (rows[0][slice(50)], rows[1]), tmp_path)
+
+
+def test_other_data_with_as_many_rows_is_another_training(folder, rows, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(folder, other)
+    run(folder, rows, out)
+    run(other, rows, out)  # a copy is the same data
+    shard = read_shard(other, 1)
+    write_shard(other, 1, replace(shard, target_noise=-shard.target_noise))
+    with pytest.raises(InvalidInput, match="data="):
+        run(other, rows, out)
+    write_shard(other, 1, shard)
+    run(other, rows, out)
+    settings = {"model": "shapes", "targets": ["10x1"], "num_inference_steps": 3}
+    (other / "manifest.json").write_text(json.dumps({"settings": settings}))
+    with pytest.raises(InvalidInput, match="data="):
+        run(other, rows, out)
+
+
+def test_a_hash_that_an_older_checkpoint_lacks_is_not_compared(tmp_path):
+    TrainingFolder(tmp_path, asdict(QUICK)).save_checkpoint({"step": 3})
+    assert TrainingFolder(tmp_path, asdict(QUICK) | {"data": "abc"}).load_checkpoint()["step"] == 3
+
+
+def test_another_network_in_the_same_file_is_another_start(folder, rows, tmp_path):
+    start, sizes = tmp_path / "start.safetensors", begin(folder, rows[0]).objective.sizes
+    options = [str(folder), "--out", str(tmp_path / "out"), "--from", str(start), *CPU, "--filter", "all"]
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_npnet(start, make_npnet(SMALL, sizes))
+        if seed == 0:
+            assert main([*options, "--num-epochs", "1"]) == 0
+            assert main([*options, "--num-epochs", "1"]) == 0
+    with pytest.raises(InvalidInput, match="start_sha256="):
+        main([*options, "--num-epochs", "1"])
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
@@ -265,6 +301,22 @@ def test_every_schedule_that_is_offered_can_be_made():
         for _ in range(40):
             optimizer.step()
             schedule.step()
+
+
+@pytest.mark.parametrize("num_steps", [1, 18, 19, 20, 39])
+def test_a_short_training_has_a_schedule(num_steps):
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = make_schedule("cosine", optimizer, 0.1, num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert all(0 < rate <= 0.1 for rate in rates)
+
+
+def test_the_change_of_fewer_pairs_than_a_batch_is_measured(folder, rows):
+    assert begin(folder, rows[0][slice(5)]).measure_change() >= 0
 
 
 def test_fewer_pairs_than_a_batch_are_one_batch(folder, rows):

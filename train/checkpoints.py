@@ -48,7 +48,8 @@ class TrainingFolder:
         defaults = asdict(TrainingSettings()) | asdict(ARCHITECTURE_BEFORE)
         found = defaults | saved.get("identity", {})
         for name, value in self.identity.items():
-            there = json.loads(json.dumps(found.get(name)))
+            # Hashes that an older checkpoint lacks cannot be compared.
+            there = json.loads(json.dumps(found.get(name, value)))
             if there != value:
                 raise InvalidInput(
                     f"{self.path} holds a training with {name}={there!r}, not {value!r}: "

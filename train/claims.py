@@ -1,6 +1,9 @@
 """Which worker makes which shard: any number of them, started in any way, share a folder without making one twice."""
 
+import os
+import platform
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -130,7 +133,8 @@ def refuse_object_store(folder: Path) -> None:
 
 def _try_lock(folder: Path) -> None:
     """Raises: InvalidInput if a lock cannot be taken, or taken twice: then two workers would make the same shard."""
-    path = folder / "claims" / f"probe-{psutil.Process().pid}.lock"
+    # Machines that share the folder may have processes of the same number, and each would find the other's lock.
+    path = folder / "claims" / f"probe-{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}.lock"
     first, second = FileLock(path), FileLock(path)
     try:
         first.acquire(timeout=0)

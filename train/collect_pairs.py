@@ -20,7 +20,6 @@ them: 20x5:0.7 and ascent:0.85 start from the source noise times 0.7 and 0.85.
 Pairs that the filter rejects are recorded as well, with the reason: another filter needs no new images.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,17 +57,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 def collect(options: CollectionOptions, settings: CollectionSettings) -> None:
     """Make a data set, or what is missing of it, and print what its targets gain."""
-    from golden.model import pick_device  # here and below, what takes seconds to import and `--help` does not need
-    from golden.provenance import find_worker
+    from golden.provenance import find_worker  # here and below, what takes seconds to import and `--help` does not need
     from train.collection import collect_here, open_collection, show_progress
     from train.collection_plan import plan_collection
     from train.pairs import describe_gains, read_rows
     from train.ray_engine import collect_on_ray
+    from train.workers import device_of_worker
 
     rank, _ = find_worker()
-    device = pick_device(options.device)
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = device_of_worker(options.device)
     collection = open_collection(options.folder, settings, options.prompts, options.num_pairs, device)
     if options.plan:
         print("\n".join(plan_collection(collection, options.gpu)))

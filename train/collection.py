@@ -65,7 +65,8 @@ def read_prompts(path: Path | None, checker: Checker | None = None) -> list[str]
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # -sig: the mark that some editors put in front is no part of the first prompt.
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     except UnicodeDecodeError:
         raise InvalidInput(f"{path} is not valid UTF-8: give a text file with one prompt per line.") from None
     prompts = []

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from golden.errors import InvalidInput
+from golden.files import sha256
 from golden.judges import load_judge
 from golden.model import load_model
 from golden.noise import source_noise
 from golden.pipelines import encode_anew, latent_shape
 from golden.reward import VERIFIER, Reward, clip_rows
-from train.pairs import read_manifest, read_rows
+from train.pairs import hash_json, hash_shards, read_manifest, read_rows
 from train.settings import TrainingSettings
 from train.stream import (
     Batch,
@@ -142,7 +143,12 @@ class PairsObjective(Objective):
     def identity(self) -> dict[str, Any]:
         parts = (self.rows.shard, self.rows.row, self.rows.norm_only)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
-        return {"filter": self.settings.filter, "pairs": digest[:16]}
+        return {"filter": self.settings.filter, "pairs": digest[:16], "data": self._hash_data()}
+
+    def _hash_data(self) -> str:
+        """A hash of the shards that are read and of how they were collected: other data may have equal rows."""
+        shards = np.unique(np.concatenate([self.rows.shard, self.validation_rows.shard])).tolist()
+        return hash_json([hash_shards(self.pairs.folder, shards), read_manifest(self.pairs.folder)["settings"]])
 
     def describe(self) -> dict[str, Any]:
         return {"num_pairs": self.num_rows, "pairs": read_manifest(self.pairs.folder)["settings"]}
@@ -216,9 +222,7 @@ class RewardObjective(Objective):
         golden = network(batch.source, self._read(batch))
         rewarded = golden.clone()
         if rewarded.requires_grad:
-            rewarded.register_hook(
-                lambda gradient: clip_rows(gradient, gradient.flatten(1).norm(dim=1).quantile(UNCLIPPED))
-            )
+            rewarded.register_hook(_clip_to_most_rows)
         change = (golden - batch.source).square().mean()
         return self.settings.change_penalty * change - self._rewards(rewarded, batch).mean()
 
@@ -236,10 +240,20 @@ class RewardObjective(Objective):
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
-        return {"prompts": digest[:16]}
+        spec = self.reward.model.spec
+        uses_verifier = VERIFIER in dict(self.reward.settings.weights) and spec.has_verifier
+        verifier = sha256(spec.verifier or "") if uses_verifier else None
+        return {"prompts": digest[:16], "model": spec.name, "verifier_sha256": verifier}
 
     def describe(self) -> dict[str, Any]:
         return {"num_prompts": len(self.prompts), "model": self.reward.model.spec.name}
+
+
+def _clip_to_most_rows(gradient: Tensor) -> Tensor:
+    """A gradient whose rows are clipped to what UNCLIPPED of them do not exceed. A row that is not finite, which
+    becomes zero, does not count: the limit would be NaN, and every row zero."""
+    norms = gradient.flatten(1).norm(dim=1)
+    return clip_rows(gradient, norms.masked_fill(~norms.isfinite(), torch.nan).nanquantile(UNCLIPPED))
 
 
 def _parse_reward(text: str) -> tuple[str, float]:

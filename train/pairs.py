@@ -18,9 +18,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -108,6 +109,16 @@ def find_faults(folder: Path) -> dict[int, str]:
 def finished_shards(folder: Path) -> list[int]:
     """Indices of the shards that have a hash file, in order."""
     return sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.sha256"))
+
+
+def hash_shards(folder: Path, indices: Iterable[int]) -> str:
+    """One SHA-256 of what finished shards hold, from the hashes that are recorded of them."""
+    return hashlib.sha256(b"".join(shard_paths(folder, index)[2].read_bytes() for index in indices)).hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """A short hash of what JSON can hold, for the name of a folder that is valid for these values alone."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def read_shard(folder: Path, index: int) -> Shard:

@@ -5,7 +5,6 @@ shard when needed, and dropped after their last pair.
 """
 
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from golden.pipelines import encode_anew
 from golden.provenance import hash_model
 from golden.shapes import CATEGORIES, parse_caption
 from train.filters import default_filter, find_filter
-from train.pairs import finished_shards, read_manifest, read_shard, shard_paths
+from train.pairs import finished_shards, hash_json, read_manifest, read_shard, shard_paths
 
 VALIDATION_SHARE = 0.05
 SHUFFLED_TOGETHER = 2048
@@ -155,7 +154,7 @@ def held_out_prompts(folder: Path, num: int) -> list[str]:
 def embeds_folder(folder: Path) -> Path:
     """The folder of a data set's prompt embeddings, named after the model's weights so that none go stale."""
     spec = find_model(read_manifest(folder)["settings"]["model"])
-    return folder / "prompt_embeds" / hashlib.sha256(json.dumps(hash_model(spec)).encode()).hexdigest()[:12]
+    return folder / "prompt_embeds" / hash_json(hash_model(spec))
 
 
 def keep_embeds(folder: Path, device: str = "cpu", worker: int = 0, num_workers: int = 1) -> None:

@@ -78,6 +78,8 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     """Train a network, or what is left of it, and save it."""
     import torch
 
+    from golden.files import sha256
+    from golden.npnet import find_npnet
     from golden.npnet.config import MAX_GAIN
     from train.checkpoints import TrainingFolder
     from train.network import resolve_architecture, start_from
@@ -96,7 +98,10 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     if options.plan:
         print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
         return
-    built = {} if settings.start else asdict(resolve_architecture(architecture, objective.sizes))
+    if settings.start:
+        built: dict[str, Any] = {"start_sha256": sha256(find_npnet(settings.start))}
+    else:
+        built = asdict(resolve_architecture(architecture, objective.sizes))
     folder = TrainingFolder(options.out, asdict(settings) | built | objective.identity())
     trainer.resume(folder)
     sheet = None

@@ -55,9 +55,10 @@ def make_schedule(name: str, optimizer: torch.optim.Optimizer, learning_rate: fl
     learning rate in the first 5 % of steps, then down to nearly 0. The other names are those of diffusers.
     """
     if name == "cosine":
-        return OneCycleLR(
-            optimizer, learning_rate, total_steps=num_steps + 1, pct_start=WARMUP_SHARE, cycle_momentum=False
-        )
+        share = WARMUP_SHARE
+        if share * (num_steps + 1) == 1:  # the way up would end at the step 0 where it begins: torch divides by zero
+            share *= 1.001
+        return OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=share, cycle_momentum=False)
     warmup = round(WARMUP_SHARE * num_steps)
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
 
@@ -190,7 +191,7 @@ class Trainer:
             return golden
 
         has_data = objective.num_validation_rows > 0
-        batches = objective.validation_batches() if has_data else objective.batches(0, self.settings.batch_size)
+        batches = objective.validation_batches() if has_data else objective.batches(0, self.batch_size)
         for batch in batches:
             objective.figure(keep_change, batch._make(part.to(self.accelerator.device) for part in batch))
         return float(torch.cat(squares).mean().sqrt())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from golden.model import Model
 from golden.models import Sampling
 from golden.pipelines import denoise, encode_anew, encode_images
 from golden.samplers import make_sampler
-from train.pairs import finished_shards, read_manifest, read_shard
+from train.pairs import finished_shards, hash_json, hash_shards, read_manifest, read_shard
 from train.stream import is_held_out
 from train.workers import make_files
 
@@ -58,17 +59,21 @@ def split_held_out(data: Trajectories) -> tuple[Trajectories, Trajectories]:
 def read_trajectories(folder: Path, model: Model, label: str, cache: Path, bf16: bool = False) -> Trajectories:
     """The trajectories of all noises of a pair folder, from `cache` if they were made before.
 
-    A shard is made at once; under torchrun each worker makes its share of them.
+    They are kept in a folder of `cache` named after what they follow from, beside the model's weights: another set of
+    pairs in the same place must not be answered with these. A shard is made at once; under torchrun each worker makes
+    its share of them.
 
     Raises: InvalidInput if the folder is of another model or its rows have no such label.
     """
     settings = read_manifest(folder)["settings"]
     if settings["model"] != model.spec.name:
         raise InvalidInput(f"{folder} was collected with the model {settings['model']!r}, not {model.spec.name!r}.")
-    paths = {index: cache / f"{index:05d}.pt" for index in finished_shards(folder)}
-    if not paths:
+    shards, num_steps = finished_shards(folder), settings["num_inference_steps"]
+    if not shards:
         raise InvalidInput(f"{folder} has no finished shard: collect pairs first.")
-    num_steps = settings["num_inference_steps"]
+    sampling = [model.spec.sampling.sampler, num_steps, model.spec.sampling.guidance_scale, bf16]
+    kept = cache / f"{label}-{hash_json([hash_shards(folder, shards), label, sampling])}"
+    paths = {index: kept / f"{index:05d}.pt" for index in shards}
     data = read_parts(paths, lambda index: _trace_shard(folder, index, model, label, num_steps, bf16), "trajectories")
     return replace(data, labels=_scale_labels(data.labels))
 
@@ -118,7 +123,8 @@ def trace(
 
     def keep(step: int, num_steps: int, clean: Tensor) -> None:
         if step in kept_steps:
-            kept.append(scheduler.latents)
+            latents = model.family.unpack(model.pipeline, scheduler.latents, *noise.shape[2:])
+            kept.append(_to_unit_variance(scheduler, latents, step))
 
     with torch.autocast(model.pipeline._execution_device.type, torch.bfloat16, enabled=bf16):
         embeddings = encode_anew(model.pipeline, prompts)
@@ -133,6 +139,16 @@ def trace(
     path = [int(timestep) for timestep in scheduler.timesteps]
     timesteps = tuple(path[step] if step < num_steps else FINISHED_TIMESTEP for step in kept_steps)
     return torch.stack([latents.half().cpu() for latents in kept], 1), timesteps
+
+
+def _to_unit_variance(scheduler: Any, latents: Tensor, step: int) -> Tensor:
+    """Latents after some steps as a verifier is later given them, which are DDIM's; a flow's stay as they are.
+
+    Some samplers (Euler's) leave the image as it is and add noise to it, which pipelines undo before the network.
+    """
+    if float(getattr(scheduler, "init_noise_sigma", 1.0)) == 1.0:
+        return latents
+    return latents / float(1 + scheduler.sigmas[step] ** 2) ** 0.5
 
 
 def draw_examples(model: Model, num: int, seed: Sequence[int]) -> Trajectories:

@@ -22,9 +22,10 @@ from golden.families import Embeddings
 from golden.files import atomic_path, load_weights
 from golden.model import Model, load_model
 from golden.noise import add_noise
+from golden.provenance import hash_model
 from golden.verifier import Verifier, make_verifier, save_verifier
 from train.encoded_prompts import EncodedPrompts
-from train.pairs import read_manifest
+from train.pairs import hash_json, read_manifest
 from train.settings import VerifierOptions
 from train.trajectories import (
     FINISHED_TIMESTEP,
@@ -34,7 +35,7 @@ from train.trajectories import (
     read_trajectories,
     split_held_out,
 )
-from train.workers import average_gradients, join_workers, own_share
+from train.workers import average_gradients, device_of_worker, join_workers, own_share
 
 NUM_VALIDATED = 512
 WARMUP_STEPS = 100
@@ -45,7 +46,7 @@ NUM_BLIND = 2  # timesteps, from the noise on, at which a scene under noise show
 class VerifierTrainer:
     """A verifier being trained: `step` steps are behind it. Batches are functions of (seed, step).
 
-    `encode` makes embeddings of prompts.
+    `encode` makes embeddings of prompts. Raises: InvalidInput without data.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class VerifierTrainer:
         encode: Callable[[Sequence[str]], Embeddings],
         options: VerifierOptions,
     ) -> None:
+        if not len(data):
+            raise InvalidInput(f"{options.pairs} has no prompts to train on: collect more.")
         torch.manual_seed(options.seed)
         self.model, self.data, self.scenes, self.encode, self.options = model, data, scenes, encode, options
         self.verifier = make_verifier(model.pipeline).to(model.pipeline._execution_device).train()
@@ -124,7 +127,9 @@ class VerifierTrainer:
 
     @torch.no_grad()
     def validate(self, held_out: Trajectories) -> dict[str, float]:
-        """Area under the ROC curve at each timestep, by the moving average."""
+        """Area under the ROC curve at each timestep, by the moving average; nothing where no prompt is held out."""
+        if not len(held_out):
+            return {}
         rows = np.arange(min(len(held_out), NUM_VALIDATED))
         chosen = held_out.select(rows)
         averaged = self.ema.module.eval()
@@ -215,9 +220,11 @@ def train_verifier(options: VerifierOptions) -> None:
     """Train a verifier, or what is left of it, and save it."""
     torch.set_num_threads(options.num_threads)
     rank = join_workers()
-    model = load_model(read_manifest(options.pairs)["settings"]["model"], device=options.device)
-    cache = options.out / "cache"
-    data = read_trajectories(options.pairs, model, options.label, cache / options.label, options.bf16)
+    device = device_of_worker(options.device)
+    model = load_model(read_manifest(options.pairs)["settings"]["model"], device=device)
+    # Latents, scenes and embeddings of other weights must not be taken for this model's.
+    cache = options.out / "cache" / hash_json(hash_model(model.spec))
+    data = read_trajectories(options.pairs, model, options.label, cache, options.bf16)
     trained, held_out = split_held_out(data)
     scenes = load_scenes(model, options, cache)
     encode = encode_all([*data.prompts, *(scenes.prompts if scenes else ())], model, cache)

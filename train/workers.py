@@ -4,6 +4,7 @@ On a CPU, workers of one thread each are faster than one worker of several. With
 share is all.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from golden.errors import InvalidInput
 from golden.files import atomic_path
+from golden.model import pick_device
 from golden.provenance import find_worker
 
 
@@ -24,6 +26,17 @@ def join_workers() -> int:
     if num_workers > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")
     return rank
+
+
+def device_of_worker(name: str) -> str:
+    """The device of this worker, where a user asks for `name`: under torchrun the GPUs are shared out by turns.
+
+    A GPU that is asked for by its number is every worker's. Raises: InvalidInput for a device that torch lacks here.
+    """
+    device, (_, num_workers) = pick_device(name), find_worker()
+    if device != "cuda" or num_workers == 1:
+        return device
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
 def wait_for_workers() -> None:
