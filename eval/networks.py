@@ -185,7 +185,10 @@ def prepare_networks(
     folder: Path,
     device: str = "cpu",
 ) -> dict[str, NPNet]:
-    """All networks of a suite by name, in eval mode; each training runs once, in a folder of its own in `folder`."""
+    """All networks of a suite by name, in eval mode; each training runs once, in a folder of its own in `folder`.
+
+    Raises: GoldenError in one sentence if a training fails, or if what was learnt cannot be scaled as the recipe says.
+    """
     made: dict[str, NPNet] = {}
     for name, recipe in networks.items():
         if recipe.file:
@@ -194,12 +197,24 @@ def prepare_networks(
         assert pairs is not None, "check_networks was not called"
         print(f"training {name}: {recipe.describe()}", file=sys.stderr)
         network = load_npnet(train_network(recipe, pairs, spec, folder / recipe.folder, device))
-        with torch.no_grad():
-            # golden = singular + (2 sigmoid(alpha) - 1) text + beta residual: scale the factor, not alpha itself.
-            network.alpha.copy_(torch.logit((recipe.alpha_scale * (2 * network.alpha.sigmoid() - 1) + 1) / 2))
-            network.beta.mul_(recipe.beta_scale)
+        _scale_branches(name, network, recipe)
         made[name] = network
     return made
+
+
+@torch.no_grad()
+def _scale_branches(name: str, network: NPNet, recipe: NetworkRecipe) -> None:
+    """Raises: GoldenError if alpha cannot express the weight of the text branch, which it keeps between -1 and 1."""
+    # golden = singular + (2 sigmoid(alpha) - 1) text + beta residual: scale the factor, not alpha itself.
+    learnt = 2 * network.alpha.sigmoid() - 1
+    scaled = recipe.alpha_scale * learnt
+    if scaled.abs().item() > 1:
+        raise GoldenError(
+            f"The network {name!r} cannot be made: the text branch has learnt the weight {learnt.item():.2f}, of which "
+            f"{recipe.alpha_scale:g} times is {scaled.item():.2f}, and alpha allows weights from -1 to 1."
+        )
+    network.alpha.copy_(torch.logit((scaled + 1) / 2))
+    network.beta.mul_(recipe.beta_scale)
 
 
 def describe_networks(networks: Mapping[str, NetworkRecipe], pairs: PairsFolder | None) -> dict | None:

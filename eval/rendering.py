@@ -225,7 +225,9 @@ class Renderer:
         """Make every sampler and one noise of every arm, so that whatever is missing is reported before the run."""
         for variant in variants:
             sampler = make_sampler(variant.sampler, self.model.pipeline.scheduler.config)
-            sampler.set_timesteps(variant.num_inference_steps)
+            # Pipelines such as FLUX's find the shift by the size of the image; here the number of steps alone counts.
+            shift = {"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}
+            sampler.set_timesteps(variant.num_inference_steps, **shift)
         ready = [variant for variant in variants if variant.npnet is None or variant.npnet in self.npnets]
         self.make_noises(ready, self.start([Unit(0, prompt, 0)]), Timings())
 

@@ -82,6 +82,7 @@ class Comparison:
     `scores` holds the raw scores by judge and arm, `unavailable` one sentence for each judge that has none; both stay
     empty without judges. `scoring_seconds` is not part of `total_seconds`, which is what the images took. `steps` holds
     small images of all arms on their way, by the share of the steps taken in percent; none where memory is low.
+    `noise_seconds` is what the noises of all arms took, NPNet's among them.
     """
 
     request: CompareRequest
@@ -94,11 +95,12 @@ class Comparison:
     unavailable: dict[str, str] = field(default_factory=dict)
     scoring_seconds: float = 0.0
     steps: dict[int, tuple[Image.Image, ...]] = field(default_factory=dict)
+    noise_seconds: float = 0.0
 
     @property
     def overhead(self) -> float:
-        """NPNet's time as a fraction of that of one standard image."""
-        return self.npnet_seconds / max(1e-9, (self.total_seconds - self.npnet_seconds) / len(self.images))
+        """NPNet's time as a fraction of that of one image from standard noise."""
+        return self.npnet_seconds / max(1e-9, (self.total_seconds - self.noise_seconds) / len(self.images))
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,10 @@ def _run(
     checker = model.checker if shape == latent_shape(pipeline) else None
     verdicts = {arm: checker.check(request.prompt, image) for arm, image in images.items()} if checker else {}
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
-    return Comparison(request, images, kept, verdicts, seconds.get("npnet", 0.0), total, steps=kept_steps)
+    npnet_seconds, noise_seconds = seconds.get("npnet", 0.0), sum(seconds.values())
+    return Comparison(
+        request, images, kept, verdicts, npnet_seconds, total, steps=kept_steps, noise_seconds=noise_seconds
+    )
 
 
 def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import huggingface_hub
+from filelock import FileLock
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -27,6 +28,7 @@ Answer = TypeVar("Answer")
 # After a failed connection the Hub is not asked again for a while: its client retries for about 20 seconds a file, and
 # six judges would otherwise wait that long one after another.
 RETRY_SECONDS = 120
+LOCK_SECONDS = 30  # a record takes far less; without one the file is hashed again
 _unreachable_until = 0.0
 
 
@@ -221,14 +223,12 @@ def check_file(path: Path, repo: str, file: str, revision: str | None = None, sh
 
     Raises: BadWeights if its content is another one.
     """
-    records = _read_records()
-    record, commit = records.get(_key(repo, file), {}), commit_of(path) or ""
-    expected = sha256 or find_pin(repo, revision).sha256.get(file)
-    if expected is None and record.get("revision") == commit:
-        expected = record.get("sha256")
+    key, commit = _key(repo, file), commit_of(path) or ""
+    known = _known_at(commit, _read_records().get(key, {}))
+    expected = sha256 or find_pin(repo, revision).sha256.get(file) or known.get("sha256")
     # Hashing several gigabytes takes seconds: a file that was hashed once and has not been written since is trusted.
     stamp = f"{path.stat().st_size}:{path.stat().st_mtime_ns}"
-    if expected and record.get("stamp") == stamp and record.get("sha256") == expected:
+    if expected and known.get("stamp") == stamp and known.get("sha256") == expected:
         return
     actual = hash_file(path)
     if expected and actual != expected:
@@ -236,23 +236,45 @@ def check_file(path: Path, repo: str, file: str, revision: str | None = None, sh
             f"{repo}/{file} has the SHA-256 {actual} instead of {expected} and is not used: delete {path} and download "
             "it again."
         )
-    records[_key(repo, file)] = {"revision": commit, "sha256": actual, "stamp": stamp}
-    with contextlib.suppress(OSError):  # a cache may be shared and read-only
-        write_bytes(records_path(), json.dumps(records, indent=1, sort_keys=True).encode())
+    _record(key, commit, {"sha256": actual, "stamp": stamp})
 
 
 def records_path() -> Path:
-    """Where the commit and SHA-256 of each first download are kept: beside the Hub's own cache."""
+    """Where commits and SHA-256 of what was downloaded are kept: beside the Hub's own cache."""
     return Path(constants.HF_HUB_CACHE) / "golden_pins.json"
 
 
 def _read_records() -> dict[str, dict[str, Any]]:
-    """`{repo/file: {"revision", "sha256", "stamp"}}`; empty before the first download."""
+    """`{repo/file: {"revision", "sha256", "stamp", "others"}}`; empty before the first download.
+
+    `revision` is the commit of the first download, which is the default. `others`, which records of earlier versions
+    lack, are further commits that were asked for: `{commit: {"sha256", "stamp"}}`.
+    """
     try:
         records = json.loads(records_path().read_text())
     except (OSError, ValueError):
         return {}
     return records if isinstance(records, dict) else {}
+
+
+def _known_at(commit: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a file's record says of it at a commit, `{"sha256", "stamp"}`; empty if it says nothing."""
+    return record if record.get("revision") == commit else record.get("others", {}).get(commit, {})
+
+
+def _record(key: str, commit: str, found: dict[str, str]) -> None:
+    """Keep what was found of a file at a commit; the first of its commits stays the default."""
+    path = records_path()
+    with contextlib.suppress(OSError, NotImplementedError):  # a cache may be shared, read-only, without locks
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS, mode=0o666):  # for all who share the cache
+            records = _read_records()
+            record = records.setdefault(key, {"revision": commit})
+            if record["revision"] == commit:
+                record.update(found)
+            else:
+                record.setdefault("others", {})[commit] = found
+            write_bytes(path, json.dumps(records, indent=1, sort_keys=True).encode())
 
 
 def _key(repo: str, file: str) -> str:

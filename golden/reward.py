@@ -4,7 +4,7 @@ Source: ReNO (arXiv 2406.04312) for gradient ascent on the noise, HyperNoise (ar
 on the same signal.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from .families import Embeddings
 from .model import Model
 from .models import RewardSettings, Sampling
 from .noise import Noise, at_norm_of, sample_first_steps
-from .pipelines import decode_pixels
+from .pipelines import decode_pixels, is_spared
 from .verifier import missing_verifier
 
 if TYPE_CHECKING:  # judges bring libraries that the verifier does without
@@ -46,6 +46,12 @@ class Reward:
                 raise InvalidInput(f"The reward {name[:40]!r} is neither {VERIFIER!r} nor a judge that was loaded.")
 
     def __call__(self, noise: Noise, embeddings: Embeddings, prompts: Sequence[str] = ()) -> Float[Tensor, " batch"]:
+        # Where memory is low rows are denoised one by one, and what is read on the way would be that of a single row.
+        at_once = 1 if is_spared(self.model.pipeline) else len(noise)
+        return torch.cat([self._rate(*part) for part in _split(noise, embeddings, prompts, at_once)])
+
+    def _rate(self, noise: Noise, embeddings: Embeddings, prompts: Sequence[str]) -> Float[Tensor, " batch"]:
+        """The rewards of rows that are denoised together."""
         settings, model = self.settings, self.model
         own, given = model.spec.sampling.guidance_scale, settings.guidance_scale
         sampling = Sampling("ddim", settings.num_inference_steps, own if given is None else given)
@@ -102,12 +108,16 @@ def _in_parts(
     prompts: Sequence[str],
 ) -> Noise:
     """What `move` makes of all rows, of which few are in memory at a time."""
-    parts = []
-    for first in range(0, len(source), ASCENDED_AT_ONCE):
-        rows = slice(first, first + ASCENDED_AT_ONCE)
-        own = {name: value[rows] for name, value in embeddings.items()}
-        parts.append(move(source[rows], own, prompts[rows]))
-    return torch.cat(parts)
+    return torch.cat([move(*part) for part in _split(source, embeddings, prompts, ASCENDED_AT_ONCE)])
+
+
+def _split(
+    noise: Noise, embeddings: Embeddings, prompts: Sequence[str], at_once: int
+) -> Iterator[tuple[Noise, Embeddings, Sequence[str]]]:
+    """Noise, embeddings and prompts of `at_once` rows at a time."""
+    for first in range(0, len(noise), at_once):
+        rows = slice(first, first + at_once)
+        yield noise[rows], {name: value[rows] for name, value in embeddings.items()}, prompts[rows]
 
 
 def ascend(
@@ -172,7 +182,7 @@ def step_up(
 
     def move(source: Noise, embeddings: Embeddings, prompts: Sequence[str]) -> Noise:
         rewards, gradient = reward_gradient(reward, source, embeddings, prompts)
-        doubt = -torch.expm1(rewards.clamp_max(0)).view(-1, 1, 1, 1)
+        doubt = -torch.expm1(rewards.to(gradient).clamp_max(0)).view(-1, 1, 1, 1)
         return at_norm_of(source + (doubt * _step_along(gradient, step_size)).to(source), source)
 
     return _in_parts(move, source, embeddings, prompts)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from golden.arms import ARMS
 from golden.compare import Checked, Comparison, Progress, Rendered, Scored, compare, run_comparison
 from golden.errors import InvalidInput, MissingWeights
 from golden.families import FAMILIES
@@ -46,6 +47,18 @@ def test_events_come_in_order(tiny_shapes):
     assert 0 < comparison.npnet_seconds < comparison.total_seconds
     assert 0 < comparison.overhead < 10
     assert all(verdict.reasons for verdict in comparison.verdicts.values())
+
+
+def test_npnets_overhead_does_not_depend_on_what_other_noises_take(tiny_shapes, monkeypatch):
+    def take_long(source, conditions):
+        time.sleep(1.5)
+        return source
+
+    monkeypatch.setitem(ARMS, "repaint", take_long)
+    comparison = run_comparison(replace(SHORT, arms=("standard", "npnet", "repaint")), tiny_shapes)
+    assert comparison.total_seconds > comparison.noise_seconds > 1.5
+    of_images = comparison.total_seconds - comparison.noise_seconds
+    assert comparison.overhead == pytest.approx(comparison.npnet_seconds / (of_images / 3))
 
 
 def test_previews_show_every_arm(tiny_shapes, monkeypatch):

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from eval.prompt_sets import Prompt
+from eval.rendering import Renderer, Variant
 from golden import render
 from golden.arms import Conditions, make_noises
 from golden.compare import Progress, compare
@@ -76,6 +78,12 @@ def test_every_sampler_counts_its_steps_and_shows_previews(model, monkeypatch):
         assert {event.num_steps for event in progress} == {len(progress)}
         assert [len(event.previews) for event in progress] == [2] * (len(progress) - 1) + [0]
         assert progress[0].previews[0].size == (8 * SIZE, 8 * SIZE)
+
+
+def test_a_benchmark_checks_every_sampler_beforehand(model):
+    """Also where the pipeline gives the schedule a shift that depends on the size of the image."""
+    variants = [Variant(sampler, "standard", 3, 3.0, sampler) for sampler in model.family.samplers]
+    Renderer(model).check(variants, Prompt("a red star"))
 
 
 def test_every_arm_makes_noise_of_its_own(model):

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import threading
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -175,6 +176,63 @@ def test_the_first_download_is_recorded_and_a_changed_file_refused(cache):
         fetch_file("a/b", "w.pt")
     put(cache, "a/b", "w.pt", b"another", OLD_COMMIT)  # another commit may hold another file
     assert fetch_file("a/b", "w.pt", revision=OLD_COMMIT).read_bytes() == b"another"
+
+
+def test_the_first_download_stays_the_default_whatever_is_asked_for_later(server):
+    repo, file = SPELLINGS[0], "net.safetensors"
+    for revision, commit in ((None, COMMIT), (OLD_COMMIT, OLD_COMMIT), (None, COMMIT), (OLD_COMMIT, OLD_COMMIT)):
+        assert hub.commit_of(fetch_file(repo, file, revision)) == commit
+    (record,) = json.loads(hub.records_path().read_text()).values()
+    assert (record["revision"], list(record["others"])) == (COMMIT, [OLD_COMMIT])
+
+
+@pytest.mark.usefixtures("offline")
+def test_each_commit_has_a_hash_of_its_own(cache):
+    path = put(cache, "a/b", "w.pt", b"old", OLD_COMMIT)
+    put(cache, "a/b", "w.pt")
+    assert fetch_file("a/b", "w.pt").read_bytes() == CONTENT
+    assert fetch_file("a/b", "w.pt", OLD_COMMIT).read_bytes() == b"old"
+    path.write_bytes(b"another")
+    with pytest.raises(BadWeights, match="SHA-256"):
+        fetch_file("a/b", "w.pt", OLD_COMMIT)
+    assert fetch_file("a/b", "w.pt").read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("offline")
+def test_records_of_an_earlier_version_are_read(cache):
+    put(cache, "a/b", "w.pt", b"new", OLD_COMMIT)
+    path = put(cache, "a/b", "w.pt")
+    hub.records_path().write_text(json.dumps({"a/b/w.pt": {"revision": COMMIT, "sha256": HASH, "stamp": ""}}))
+    assert fetch_file("a/b", "w.pt", OLD_COMMIT).read_bytes() == b"new"
+    assert fetch_file("a/b", "w.pt") == path
+    path.write_bytes(b"another")
+    with pytest.raises(BadWeights, match="SHA-256"):
+        fetch_file("a/b", "w.pt")
+
+
+@pytest.mark.usefixtures("offline")
+def test_files_that_are_recorded_at_once_do_not_lose_each_other(cache, monkeypatch):
+    names = [f"{index}.pt" for index in range(4)]
+    for name in names:
+        put(cache, "a/b", name)
+    real, read = hub.write_bytes, threading.Barrier(len(names))
+
+    def wait(path):
+        read.wait(10)  # until all have read the records
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def write_slowly(path, data):
+        time.sleep(0.05)
+        real(path, data)
+
+    monkeypatch.setattr(hub, "hash_file", wait)
+    monkeypatch.setattr(hub, "write_bytes", write_slowly)
+    threads = [threading.Thread(target=fetch_file, args=("a/b", name)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(json.loads(hub.records_path().read_text())) == [f"a/b/{name}" for name in names]
 
 
 @pytest.mark.usefixtures("offline")

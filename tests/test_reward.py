@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from golden.arms import ARMS, Conditions
 from golden.errors import InvalidInput, MissingWeights
@@ -15,6 +16,13 @@ from golden.samplers import make_sampler
 from golden.verifier import make_verifier
 
 PROMPTS = ["a red star", "two circles"]
+
+
+class Brightness:
+    def score_pixels(self, pixels, prompts):
+        assert len(pixels) == len(prompts)
+        assert set(prompts) <= set(PROMPTS)
+        return pixels.mean((1, 2, 3))
 
 
 @pytest.fixture
@@ -81,6 +89,33 @@ def test_a_noise_that_is_certain_to_succeed_stays_where_it_is(inputs):
     assert (stepped[1] - noise[1]).square().mean().sqrt() == pytest.approx(0.75 * 0.03, rel=0.02)
 
 
+def test_a_reward_may_be_on_another_device_than_the_noise():
+    """As that of a model on a GPU for noise on the CPU; fake tensors know their devices and hold nothing."""
+    with FakeTensorMode():
+        noise, embeddings = torch.empty(2, 4, 8, 8), {"prompt_embeds": torch.empty(2, 3, 5)}
+        stepped = step_up(lambda noise, embeddings, prompts: noise.to("meta").mean((1, 2, 3)), noise, embeddings)
+    assert stepped.device == noise.device
+    assert stepped.shape == noise.shape
+
+
+def test_where_memory_is_low_every_row_has_a_reward_of_its_own(tiny_model, spared_model):
+    noise = source_noise([1, 2], latent_shape(tiny_model.pipeline))
+    torch.manual_seed(0)
+    spared = replace(spared_model, verifier=make_verifier(tiny_model.pipeline).requires_grad_(False).eval())
+    settings = RewardSettings((("verifier", 1.0), ("Brightness", 2.0)), num_inference_steps=4, num_steps=2)
+
+    def rate(model, rows):
+        reward = Reward(model, settings, {"Brightness": Brightness()})
+        own = {name: value[rows] for name, value in encode_prompts(model.pipeline, PROMPTS).items()}
+        with torch.no_grad():
+            return reward(noise[rows], own, PROMPTS[rows])
+
+    both = rate(spared, slice(0, 2))
+    assert torch.allclose(both, torch.cat([rate(spared, slice(0, 1)), rate(spared, slice(1, 2))]))
+    assert torch.allclose(both, rate(replace(tiny_model, verifier=spared.verifier), slice(0, 2)), atol=1e-4)
+    assert both[0] != both[1]
+
+
 def test_a_reward_is_given_at_the_models_own_guidance_unless_it_has_another(verified, inputs):
     noise, embeddings = inputs
     weak = replace(verified, spec=replace(verified.spec, sampling=replace(verified.spec.sampling, guidance_scale=1.5)))
@@ -119,12 +154,6 @@ def test_clipping_bounds_each_row_alone_and_drops_nan():
 
 def test_judges_reward_the_image_that_latents_lead_to(verified, inputs):
     noise, embeddings = inputs
-
-    class Brightness:
-        def score_pixels(self, pixels, prompts):
-            assert prompts == PROMPTS
-            return pixels.mean((1, 2, 3))
-
     reward = Reward(verified, RewardSettings((("Brightness", 2.0),)), {"Brightness": Brightness()})
     rewards, gradient = reward_gradient(reward, noise, embeddings, PROMPTS)
     assert (gradient.flatten(1).norm(dim=1) > 0).all()

@@ -7,13 +7,14 @@ import pytest
 from eval import benchmark
 from eval.benchmark import prepare
 from eval.choices import find_spec
-from eval.networks import PairsFolder, check_networks
+from eval.networks import PairsFolder, check_networks, prepare_networks
 from eval.rendering import Timings, Unit, check_variant, plan_batches
 from eval.settings import BenchmarkSettings
 from eval.suites import SUITES, SuiteSettings, expected_seconds, find_suite
-from golden.errors import InvalidInput, MissingWeights
+from golden.errors import GoldenError, InvalidInput, MissingWeights
 from golden.model import load_model
 from golden.models import MODELS
+from golden.npnet import load_npnet
 
 PLACES = [
     "Table 2",
@@ -139,6 +140,23 @@ def test_what_a_filter_needs_is_asked_before_anything_is_trained(tmp_path):
     unjudged = PairsFolder(tmp_path, ("10x1",), ("PickScore",), 64, "")
     with pytest.raises(InvalidInput, match="no scores of HPSv2: collect them with --judges all"):
         check_networks(networks, unjudged, MODELS["shapes"])
+
+
+def test_a_weight_of_a_branch_that_cannot_be_scaled_is_refused(tmp_path, tiny_npnet_file, monkeypatch):
+    def load_trained(path):
+        network = load_npnet(path)
+        network.alpha.data.fill_(2.0)  # the weight is 2 sigmoid(2) - 1 = 0.76
+        return network
+
+    monkeypatch.setattr("eval.networks.train_network", lambda *arguments: tiny_npnet_file)
+    monkeypatch.setattr("eval.networks.load_npnet", load_trained)
+    recipes = find_suite("branch-weights").make_plan(MODELS["shapes"], SuiteSettings()).networks
+    pairs = PairsFolder(tmp_path, (), (), 64, "")
+    with pytest.raises(GoldenError, match=r"'alpha x 2' .* text branch has learnt the weight 0\.76, .* is 1\.52"):
+        prepare_networks(recipes, pairs, MODELS["shapes"], tmp_path)
+    others = {name: recipe for name, recipe in recipes.items() if name != "alpha x 2"}
+    networks = prepare_networks(others, pairs, MODELS["shapes"], tmp_path)
+    assert all(network.alpha.isfinite().all() for network in networks.values())
 
 
 def test_ranges_of_seeds_are_reported_apart(tmp_path):
