@@ -46,7 +46,7 @@ from golden.ui.arms import describe_arm, list_choices
 from golden.ui.known import Known
 from golden.ui.scoreboard import NO_JUDGES, Judging
 from golden.ui.tabs import about, benchmark, blind, history
-from golden.ui.votes import cast_vote
+from golden.ui.votes import cast_vote, votes_to_json
 from tests.conftest import break_judge
 from tests.drills.load import leave_mid_run
 
@@ -603,6 +603,14 @@ def test_text_is_escaped_everywhere():
     assert history.write_caption(make_bad_record()) == f"✗✓ {BAD} · 0"  # gradio shows captions as text
 
 
+@pytest.mark.parametrize(("arms", "won"), [(("standard", "npnet"), True), (("standard", "norm"), False)])
+def test_golden_wins_in_a_caption_only_where_it_took_part(arms, won):
+    scores = {"AES": dict(zip(arms, (1.0, 2.0), strict=True))}
+    record = replace(make_bad_record(), described={"verdicts": {}, "scores": scores}, images=dict.fromkeys(arms, b""))
+    assert ("golden 1 of 1" in history.write_caption(record)) is won
+    assert ("golden" in history.write_caption(record)) is won
+
+
 def test_no_module_of_the_page_writes_html_itself():
     """Templates do, and escape: a tag in a string of Python would be the first of many."""
     for path in Path(tabs.__file__).parents[1].rglob("*.py"):
@@ -683,6 +691,20 @@ def test_the_tally_counts_decided_votes():
     assert "67 %" in html
     assert "1, 1" in html
     assert "0 of 0" in blind.show_tally([])
+
+
+def test_a_vote_leaves_those_of_other_models_in_the_browser(tiny_shapes):
+    request = replace(ask_for(), arms=("npnet", "standard"))
+    before = votes_to_json([cast_vote(request, "left")], 3, replace(tiny_shapes.spec, name="another"))
+    with gr.Blocks():
+        pairs = {"arms": (gr.Dropdown(), gr.Dropdown()), "sides": (gr.Image(), gr.Image())}
+        parts = {"model": tiny_shapes, "buttons": {}} | pairs
+        others = [field for field in dataclasses.fields(blind.Ballot) if field.name not in parts]
+        ballot = blind.Ballot(**parts, **{field.name: field.type() for field in others})
+    pair = blind.BlindPair("one", request, {}, {})
+    kept = ballot.count("left", pair, [], {}, 0, before)[ballot.kept]
+    assert [vote["settings"]["model"] for vote in kept["votes"]] == ["another", tiny_shapes.spec.name]
+    assert kept["skipped"] == {"another": 3, tiny_shapes.spec.name: 0}
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,14 @@ def test_a_grid_varies_one_setting_and_keeps_the_others(tiny_shapes):
     assert grid.requests[1, 3] == replace(BASE, prompt="two hearts", seed=9)
 
 
+def test_repeated_prompts_and_values_run_once(tiny_shapes):
+    grid = grids.plan_grid(BASE, "two hearts\na star\n two hearts", "seed", "3, 0..3, 3, 1.0", tiny_shapes.spec)
+    assert grid.prompts == ("two hearts", "a star")
+    assert grid.values == (3, 0, 1, 2)
+    assert len(grid.requests) == 8
+    assert grids.plan_grid(BASE, "a star", "sampler", "DDIM, euler, ddim", tiny_shapes.spec).values == ("ddim", "euler")
+
+
 @pytest.mark.parametrize(
     ("axis", "values", "expected"),
     [
@@ -43,7 +51,7 @@ def test_every_axis(tiny_shapes, axis, values, expected):
     [
         ("", "seed", "1", "1 to 12 prompts"),
         (None, "seed", "1", "must be text"),
-        ("a star\n" * 13, "seed", "1", "1 to 12 prompts"),
+        ("\n".join(map(str, range(13))), "seed", "1", "1 to 12 prompts"),
         ("a star", "prompt", "1", "Unknown setting"),
         ("a star", ["seed"], "1", "Unknown setting"),
         ("a star", "seed", "", "1 to 16 values"),
@@ -54,7 +62,7 @@ def test_every_axis(tiny_shapes, axis, values, expected):
         ("a star", "guidance_scale", "nan", "must be a number"),
         ("a star", "sampler", "nope", "Unknown sampler"),
         ("a dragon", "seed", "1", "outside the shapes world"),
-        ("a star\n" * 12, "seed", "0..15", "at most 96"),
+        ("\n".join(map(str, range(12))), "seed", "0..15", "at most 96"),
         ("x" * 40_000, "seed", "1", "must be text"),
     ],
     ids=range(15),

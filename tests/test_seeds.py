@@ -71,6 +71,13 @@ def test_an_interval_needs_eight_seeds_of_a_prompt_or_eight_prompts(tiny_shapes)
     assert explain_interval(many) == "95 % interval over 8 prompts."
 
 
+def test_repeated_seeds_are_no_larger_sample(tiny_shapes):
+    grid = plan(tiny_shapes.spec, values="1, 1, 1, 1, 1, 1, 1, 2")
+    fill(grid, [("colour", None)] * len(grid.requests))
+    assert "An interval needs at least 8 seeds" in explain_interval(grid)
+    assert "[" not in describe_difference(grid, "npnet")
+
+
 def test_other_settings_across_are_no_sample(tiny_shapes):
     grid = plan(tiny_shapes.spec, values=", ".join(map(str, range(1, 9))), axis="num_inference_steps")
     assert "[" not in describe_difference(fill(grid, [("colour", None)] * 8), "npnet")

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import struct
 import zipfile
 
 import pytest
@@ -150,6 +151,15 @@ def test_a_thumbnail_of_a_giant_image_is_never_decoded(records, tiny_shapes):
     Image.new("RGB", (4000, 4000)).save(data, "WEBP", quality=1)
     giant = session.record_to_json(records[0]) | {"thumbnail": base64.b64encode(data.getvalue()).decode()}
     assert session.records_from_json([giant], tiny_shapes.spec) == []
+
+
+@pytest.mark.parametrize("side", [10_000, 16_384], ids=["warned of", "refused"])
+def test_a_few_bytes_that_claim_to_be_a_giant_are_no_thumbnail(records, tiny_shapes, side):
+    frame = b"\x2f" + struct.pack("<I", (side - 1) | (side - 1) << 14) + bytes(9)
+    chunk = b"WEBPVP8L" + struct.pack("<I", len(frame)) + frame
+    data = b"RIFF" + struct.pack("<I", len(chunk)) + chunk
+    bomb = session.record_to_json(records[0]) | {"thumbnail": base64.b64encode(data).decode()}
+    assert session.records_from_json([bomb], tiny_shapes.spec) == []
 
 
 @pytest.mark.parametrize(

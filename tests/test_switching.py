@@ -1,15 +1,18 @@
 """Several models on one page, one in memory at a time; what a model that loads says of itself."""
 
+import gc
 import socket
 import threading
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from golden.errors import InvalidInput, MissingWeights
+from golden.errors import GoldenError, InvalidInput, MissingWeights
 from golden.model import Model
 from golden.models import MODELS, find_model
-from golden.ui import app, loading
+from golden.ui import app, loading, switching
 from golden.ui.switching import Switch
 
 
@@ -46,6 +49,26 @@ def test_the_weights_go_even_if_somebody_holds_the_model():
     switch.unload()
     assert held.pipeline is None
     assert switch.loaded is None
+
+
+def test_a_second_choice_before_the_page_is_closed_loads_that_model_once(monkeypatch):
+    switch = Switch(("shapes", "sdxl", "hunyuan-dit"))
+    assert switch.take() == "shapes"
+    switch.choose("sdxl")
+    monkeypatch.setattr(switching, "time", SimpleNamespace(sleep=lambda seconds: switch.choose("hunyuan-dit")))
+    switch.wait()
+    assert switch.take() == "hunyuan-dit"
+    monkeypatch.undo()
+    monkeypatch.setattr(switching, "ANSWER_SECONDS", 0.0)
+    waiting = threading.Thread(target=switch.wait, daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive(), "the model is loaded once more"
+    assert switch.go_back("Hunyuan-DiT is not there.")
+    assert switch.chosen == "shapes", "the model in between was never loaded"
+    switch.choose("sdxl")
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
 def test_npnet_is_for_one_model():
@@ -93,6 +116,26 @@ def test_the_block_ends_when_the_model_is_there(monkeypatch):
     assert len(said) == number
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "does not fit in the memory of cpu"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "does not fit in the memory"),
+        (MemoryError(), "does not fit in the memory"),
+        (RuntimeError("size mismatch\nand more"), r"could not be loaded on cpu: RuntimeError: size mismatch$"),
+    ],
+    ids=["cuda", "cpu", "python", "other"],
+)
+def test_a_load_that_fails_is_one_sentence(monkeypatch, error, sentence):
+    def load_model(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("golden.model.load_model", load_model)
+    with pytest.raises(GoldenError, match=sentence) as raised:
+        app.prepare(app.AppOptions(device="cpu"), "eval.short_suite", lambda words: None)
+    assert str(raised.value).startswith(MODELS["shapes"].title)
+
+
 # --- the app ----------------------------------------------------------------------------------------------------------
 
 
@@ -138,3 +181,27 @@ def test_the_app_opens_again_with_the_model_that_was_chosen(monkeypatch):
         app.serve(options, "eval.short_suite")
     problem = "Stable Diffusion XL is back: Hunyuan-DiT is not there."
     assert log == ["open shapes", "close shapes", "open sdxl", "close sdxl", "open sdxl", problem, "close sdxl"]
+
+
+def test_what_a_failed_load_held_is_free_before_the_next_one(monkeypatch):
+    held: list[weakref.ref] = []
+
+    def open_page(options, suites, switch):
+        if held:
+            raise Stopped(held[0]() is None)
+        if options.model == "shapes":
+            switch.choose("sdxl")
+            return FakePage("shapes", [])
+        half_loaded = torch.nn.Linear(2, 2)
+        half_loaded.itself = [half_loaded]  # as pipelines are: nothing but the collector frees it
+        held.append(weakref.ref(half_loaded))
+        raise MissingWeights("SDXL is not there.")
+
+    monkeypatch.setattr(app, "open_page", open_page)
+    monkeypatch.setattr(switching, "ANSWER_SECONDS", 0.0)
+    gc.disable()
+    try:
+        with pytest.raises(Stopped, match="True"):
+            app.serve(app.AppOptions(models=("shapes", "sdxl")), "eval.short_suite")
+    finally:
+        gc.enable()

@@ -73,6 +73,35 @@ def test_votes_come_back_from_the_browser(tiny_shapes):
     assert votes.votes_from_json(kept, tiny_shapes.spec) == (cast, 4)
 
 
+def test_votes_on_another_model_stay_in_the_browser(tiny_shapes, monkeypatch):
+    monkeypatch.setattr(votes, "MAX_VOTES", 2)
+    first, second = tiny_shapes.spec, replace(tiny_shapes.spec, name="another")
+    ours, theirs = ([cast_vote(REQUEST, "left", f"{model}{number}") for number in range(2)] for model in "ab")
+    kept = votes.votes_to_json(ours, 4, first)
+    assert votes.votes_from_json(kept, second) == ([], 0)
+    kept = json.loads(json.dumps(votes.votes_to_json(theirs, 1, second, kept)))
+    assert votes.votes_from_json(kept, first) == (ours, 4)
+    assert votes.votes_from_json(kept, second) == (theirs, 1)
+    kept = votes.votes_to_json(ours[:1], 5, first, kept)
+    assert votes.votes_from_json(kept, first) == (ours[:1], 5)
+    assert votes.votes_from_json(kept, second) == (theirs, 1)
+
+
+def test_skipped_pairs_of_an_older_version_belong_to_the_model_of_its_votes(tiny_shapes):
+    first, second = tiny_shapes.spec, replace(tiny_shapes.spec, name="another")
+    cast = [cast_vote(REQUEST, "left", "one")]
+    kept = votes.votes_to_json(cast, 0, first) | {"skipped": 7}
+    assert votes.votes_from_json(kept, first) == (cast, 7)
+    assert votes.votes_from_json(kept, second) == ([], 0)
+    assert votes.votes_from_json(votes.votes_to_json([], 1, second, kept), first) == (cast, 7)
+
+
+@pytest.mark.parametrize("before", [None, [], "x", {"votes": 3}, {"votes": [None, {"settings": {"model": {}}}]}])
+def test_what_a_browser_kept_before_may_be_anything(tiny_shapes, before):
+    kept = votes.votes_to_json([], 2, tiny_shapes.spec, before)
+    assert kept == {"votes": [], "skipped": {tiny_shapes.spec.name: 2}}
+
+
 @pytest.mark.parametrize(
     "change",
     [

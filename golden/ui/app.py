@@ -94,17 +94,25 @@ def serve(options: AppOptions, suites: str) -> None:
 
     switch = Switch(options.models)
     while True:
-        try:
-            ui = open_page(replace(options, model=switch.chosen), suites, switch)
-        except GoldenError as error:
-            if not switch.go_back(str(error)):
-                raise
+        ui = open_chosen(options, suites, switch)
+        if ui is None:
+            switch.unload()  # not before: the error held what was loaded
             continue
         try:
             switch.wait()
         finally:
             ui.close(verbose=False)
             switch.unload()
+
+
+def open_chosen(options: AppOptions, suites: str, switch: "Switch") -> Any:
+    """The page of the chosen model; None if that failed and the one before is chosen again. Raises: GoldenError."""
+    try:
+        return open_page(replace(options, model=switch.take()), suites, switch)
+    except GoldenError as error:
+        if not switch.go_back(str(error)):
+            raise
+        return None
 
 
 def open_page(options: AppOptions, suites: str, switch: "Switch | None" = None) -> Any:
@@ -133,13 +141,13 @@ def prepare(
     say("loading libraries")
     from ..model import load_model, pick_device
     from ..pipelines import is_spared
-    from .loading import follow_loading
+    from .loading import explain_failure, follow_loading
     from .page import build_ui, launch_options
     from .scoreboard import choose_judging
 
     launch = launch_options(options.mcp)
-    device = pick_device(options.device)
-    with follow_loading(find_model(options.model), device, options.memory, say):
+    spec, device = find_model(options.model), pick_device(options.device)
+    with explain_failure(spec, device), follow_loading(spec, device, options.memory, say):
         model = load_model(options.model, npnet=options.npnet, device=device, memory=options.memory)
     if switch:
         switch.loaded = model

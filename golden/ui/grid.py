@@ -46,13 +46,15 @@ class Grid:
 def plan_grid(base: CompareRequest, prompts: Any, axis: Any, values: Any, spec: ModelSpec) -> Grid:
     """A grid from one prompt per line and values such as "0, 1, 2" or "0..7"; all cells are validated before any runs.
 
+    Repeats are dropped: the same image twice would count as two in intervals, and as none in diversity.
+
     Raises: InvalidInput in one sentence.
     """
     if any(not isinstance(text, str) or len(text) > MAX_TEXT_CHARS for text in (prompts, values)):
         raise InvalidInput(f"Prompts and values must be text of at most {MAX_TEXT_CHARS} characters.")
     if not isinstance(axis, str) or axis not in AXES:
         raise InvalidInput(f"Unknown setting {shown(axis)}: choose one of {', '.join(AXES)}.")
-    lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+    lines = tuple(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
     if not 1 <= len(lines) <= MAX_PROMPTS:
         raise InvalidInput(f"A grid takes 1 to {MAX_PROMPTS} prompts, one per line, got {len(lines)}.")
     across = _read_values(axis, values)
@@ -66,7 +68,7 @@ def plan_grid(base: CompareRequest, prompts: Any, axis: Any, values: Any, spec: 
 
 
 def _read_values(axis: str, text: str) -> list[Any]:
-    """Values between commas; `a..b` is every whole number from a to b."""
+    """Values between commas, each once; `a..b` is every whole number from a to b."""
     values: list[Any] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         if SETTINGS[axis].kind is str:
@@ -77,6 +79,7 @@ def _read_values(axis: str, text: str) -> list[Any]:
             values.extend(range(low, high + 1))
         else:
             values.append(_read_number(axis, part))
+    values = list(dict.fromkeys(values))
     if not 1 <= len(values) <= MAX_VALUES:
         raise InvalidInput(f'A grid takes 1 to {MAX_VALUES} values, such as "0, 1, 2" or "0..7", got {len(values)}.')
     return values

@@ -1,15 +1,17 @@
-"""What a model that is being loaded has done so far: gigabytes downloaded, gigabytes in memory."""
+"""What a model that is being loaded has done so far, gigabytes downloaded and in memory; why it could not be loaded."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import GoldenError
 from ..models import ModelSpec
 
 GB = 1e9
 SECONDS = 0.5  # between two reports
 _PAGE_BYTES = 4096
+_OUT_OF_MEMORY = ("out of memory", "allocate memory")  # as CUDA and MPS, and as the CPU's allocator say it
 
 
 @contextmanager
@@ -30,6 +32,21 @@ def follow_loading(spec: ModelSpec, device: str, memory: str, say: Callable[[str
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def explain_failure(spec: ModelSpec, device: str) -> Iterator[None]:
+    """Raises: GoldenError, one sentence, where the block's loading fails with an error of torch or without memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        title, reason = spec.title or spec.name, (str(error).strip() or "no reason given").splitlines()[0][:200]
+        if isinstance(error, MemoryError) or any(words in reason for words in _OUT_OF_MEMORY):
+            raise GoldenError(
+                f"{title} does not fit in the memory of {device}: free some, start the app with --memory low, or "
+                "choose a smaller model."
+            ) from error
+        raise GoldenError(f"{title} could not be loaded on {device}: {type(error).__name__}: {reason}") from error
 
 
 def describe_loading(device: str, memory: str, downloaded: int, held: int) -> str:

@@ -207,4 +207,6 @@ def _read_thumbnail(text: Any) -> bytes | None:
             image.load()
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # a few bytes that claim to be a giant
+        return None
     return data

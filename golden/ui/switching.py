@@ -40,19 +40,29 @@ class Switch:
         self.loaded: Model | None = None
         self._previous: str | None = None
         self._asked = threading.Event()
+        self._lock = threading.Lock()
 
     def choose(self, name: Any) -> None:
         """Ask for a model. Raises: InvalidInput for one that the app was not started with."""
         check_name("model", name, self.titles)
-        if name != self.chosen:
-            self.chosen, self._previous, self.problem = name, self.chosen, ""
+        with self._lock:
+            if name == self.chosen:
+                return
+            if not self._asked.is_set():  # or else the chosen one is not loaded: there is no way back to it
+                self._previous = self.chosen
+            self.chosen, self.problem = name, ""
             self._asked.set()
 
     def wait(self) -> None:
-        """Return when another model is asked for."""
+        """Return when another model is asked for; until `take`, others may still be chosen in its place."""
         self._asked.wait()
-        self._asked.clear()
         time.sleep(ANSWER_SECONDS)
+
+    def take(self) -> str:
+        """The name of the model to load now: whatever is chosen from here on is asked for anew."""
+        with self._lock:
+            self._asked.clear()
+            return self.chosen
 
     def go_back(self, problem: str) -> bool:
         """Whether there is a model to return to if the chosen one cannot be loaded; it is then the chosen one."""
@@ -63,12 +73,11 @@ class Switch:
         return True
 
     def unload(self) -> None:
-        """Let go of the model in memory, whoever still holds the object that it was in."""
+        """Let go of the model in memory, whoever still holds the object that it was in, and of one that half loaded."""
         model, self.loaded = self.loaded, None
-        if model is None:
-            return
-        with model.lock:  # a comparison that is being stopped ends first
-            model.pipeline = model.npnet = model.verifier = None
+        if model is not None:
+            with model.lock:  # a comparison that is being stopped ends first
+                model.pipeline = model.npnet = model.verifier = None
         gc.collect()
         import torch
 

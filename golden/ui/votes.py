@@ -132,8 +132,12 @@ def votes_to_csv(votes: Iterable[Vote]) -> str:
     )
 
 
-def votes_to_json(votes: Sequence[Vote], num_skipped: int, spec: ModelSpec) -> dict[str, Any]:
-    """What the browser keeps, plain JSON: the last MAX_VOTES votes, and how many pairs were skipped."""
+def votes_to_json(votes: Sequence[Vote], num_skipped: int, spec: ModelSpec, before: Any = None) -> dict[str, Any]:
+    """What the browser keeps, plain JSON: the last MAX_VOTES votes and, by model, how many pairs were skipped.
+
+    `before` is what it kept so far, which may be anything: of votes about other models the last MAX_VOTES stay.
+    """
+    others = [entry for entry in _list_entries(before) if _find_model(entry) not in (None, spec.name)]
     kept = [
         {
             "id": vote.id,
@@ -145,7 +149,7 @@ def votes_to_json(votes: Sequence[Vote], num_skipped: int, spec: ModelSpec) -> d
         }
         for vote in votes[-MAX_VOTES:]
     ]
-    return {"votes": kept, "skipped": num_skipped}
+    return {"votes": others[-MAX_VOTES:] + kept, "skipped": _count_skipped(before) | {spec.name: num_skipped}}
 
 
 def votes_from_json(kept: Any, spec: ModelSpec) -> tuple[list[Vote], int]:
@@ -153,12 +157,31 @@ def votes_from_json(kept: Any, spec: ModelSpec) -> tuple[list[Vote], int]:
 
     What is no vote, or is about another model, is left out.
     """
-    entries = kept.get("votes") if isinstance(kept, dict) else None
-    if not isinstance(entries, list):
-        return [], 0
+    entries = [entry for entry in _list_entries(kept) if _find_model(entry) in (None, spec.name)]
     found = [vote for entry in entries[-MAX_VOTES:] if (vote := _read_vote(entry, spec))]
-    skipped = kept.get("skipped")
-    return found, skipped if type(skipped) is int and 0 <= skipped < 2**31 else 0
+    return found, _count_skipped(kept).get(spec.name, 0)
+
+
+def _list_entries(kept: Any) -> list[Any]:
+    """What stands where votes belong, each of which may be anything."""
+    entries = kept.get("votes") if isinstance(kept, dict) else None
+    return entries if isinstance(entries, list) else []
+
+
+def _find_model(entry: Any) -> str | None:
+    """The name of the model that a kept vote is about; None if it names none."""
+    settings = entry.get("settings") if isinstance(entry, dict) else None
+    model = settings.get("model") if isinstance(settings, dict) else None
+    return model if isinstance(model, str) else None
+
+
+def _count_skipped(kept: Any) -> dict[str, int]:
+    """How many pairs were skipped, by model."""
+    skipped = kept.get("skipped") if isinstance(kept, dict) else None
+    if type(skipped) is int:  # kept by an older version, together with the votes about one model
+        skipped = {_find_model(entry): skipped for entry in _list_entries(kept)[-1:]}
+    counts = skipped.items() if isinstance(skipped, dict) else ()
+    return {name: count for name, count in counts if name and type(count) is int and 0 <= count < 2**31}
 
 
 def _read_vote(entry: Any, spec: ModelSpec) -> Vote | None:

@@ -91,7 +91,7 @@ class Ballot:
         judged: by pairs' ids, whom the judges prefer: they may be slower than the visitor.
         skipped: how many pairs were skipped because they look alike.
         turn: a new value asks for the next pair.
-        kept: votes and skipped pairs as the browser keeps them.
+        kept: votes and skipped pairs as the browser keeps them, those of other models, too.
     """
 
     model: Model
@@ -123,8 +123,10 @@ class Ballot:
         pair = BlindPair(pair_id, request, comparison.verdicts, find_preferences(comparison))
         return images | {self.status: show_status(request.prompt), self.pair: pair} | self.allow_votes(True)
 
-    def count(self, vote: str, pair: BlindPair | None, votes: Sequence[Vote], judged: Judged, num_skipped: int) -> dict:
-        """Take a vote, reveal its pair, and ask for the next one."""
+    def count(
+        self, vote: str, pair: BlindPair | None, votes: Sequence[Vote], judged: Judged, num_skipped: int, before: Any
+    ) -> dict:
+        """Take a vote, reveal its pair, and ask for the next one; `before` is what the browser kept so far."""
         if pair is None:  # a second press of the key, before the buttons knew of the first
             return {self.status: gr.skip()}
         cast = cast_vote(pair.request, vote, pair.id, pair.preferred)
@@ -132,7 +134,7 @@ class Ballot:
         unchecked = say_unchecked(cast.request.height, cast.request.width, self.model.spec, self.model.pipeline)
         reveal = show_reveal(cast.request.arms, pair.verdicts, vote, unchecked)
         asked = {self.pair: None, self.turn: pair.id, self.reveal: reveal}
-        kept = {self.kept: votes_to_json(counted, num_skipped, self.model.spec)}
+        kept = {self.kept: votes_to_json(counted, num_skipped, self.model.spec, before)}
         return self.allow_votes(False) | asked | kept | self.show_votes(counted, num_skipped)
 
     def show_votes(self, votes: Sequence[Vote], num_skipped: int) -> dict:
@@ -279,7 +281,7 @@ def measure_distance(images: Mapping[str, Image.Image]) -> float:
 
 def connect_votes(page: Page, ballot: Ballot) -> None:
     counts = [ballot.votes, ballot.skipped, ballot.tally, ballot.as_csv, ballot.forget]
-    inputs = [ballot.pair, ballot.votes, ballot.judged, ballot.skipped]
+    inputs = [ballot.pair, ballot.votes, ballot.judged, ballot.skipped, ballot.kept]
     outputs = [*ballot.buttons.values(), ballot.pair, ballot.turn, ballot.reveal, ballot.status, ballot.kept, *counts]
     for vote, button in ballot.buttons.items():
         button.click(partial(ballot.count, vote), inputs, outputs, **PAGE)

@@ -100,7 +100,12 @@ def _build_inputs(page: Page) -> list[gr.Component]:
     layout = gr.Radio(
         [(words, name) for name, (words, _) in LAYOUTS.items()], value="rows", label="Layout", elem_id="grid_layout"
     )
-    gr.HTML(show_hint("All other settings, the noises to compare among them, are taken from Compare."))
+    gr.HTML(
+        show_hint(
+            "Repeated prompts and values run once. All other settings, the noises to compare among them, are taken "
+            "from Compare."
+        )
+    )
     return [prompts, axis, values, layout]
 
 

@@ -127,7 +127,8 @@ def write_caption(record: session.Record) -> str:
     marks = {True: "✓", False: "✗"}
     verdicts = "".join(marks[verdict["correct"]] for verdict in record.described["verdicts"].values())
     scores = record.described.get("scores", {})
-    won = f" · golden {count_wins(scores)} of {len(scores)}" if scores and len(record.images) == 2 else ""
+    has_golden = len(record.images) == 2 and "npnet" in record.images
+    won = f" · golden {count_wins(scores)} of {len(scores)}" if scores and has_golden else ""
     day = f" · {record.created[:10]}" if record.thumbnail else ""  # of an earlier visit
     return f"{verdicts} {record.request.prompt} · {record.request.seed}{won}{day}"
 
