@@ -87,9 +87,9 @@ class ModelSpec:
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
     local file, or None; `verifier` a local file, or None, and `verifier_of` the name of the model that it was trained
     for, if that is another one with the same autoencoder and text encoders; `checker` a name of CHECKERS, or None if
-    its images cannot be checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else is done to it, chosen
-    on other prompts than those of `test_sets`, which are names of TEST_SETS in golden/shapes. `size_limits` are
-    the smallest and largest side that it can draw, as shares of its native one.
+    its images cannot be checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else
+    is done to it, chosen on other prompts than those of `test_sets`, which are names of TEST_SETS in golden/shapes.
+    `size_limits` are the smallest and largest side that it can draw, as shares of its native one.
     """
 
     name: str
@@ -169,8 +169,8 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             sampling=Sampling("flow_euler", 20, 4.0),
             redenoise=Redenoise(guidance_scale=4.0),
-            # It was taught by the UNet of shapes, and from the same noise it draws much the same image.
-            npnet=str(ASSETS / "shapes" / "npnet.safetensors"),
+            npnet=str(ASSETS / "shapes-flow" / "npnet.safetensors"),
+            # It was taught by the UNet of shapes, and has its autoencoder and text encoders.
             verifier=str(ASSETS / "shapes" / "verifier.safetensors"),
             verifier_of="shapes",
             checker="shapes",
