@@ -39,7 +39,7 @@ from golden.errors import GoldenError, InvalidInput
 from golden.files import atomic_path, open_image, sha256
 from golden.judges import ALL_JUDGES, JudgeSet, find_judge, load_judge, load_judges
 from golden.judges.base import ClipJudge
-from golden.model import load_model, pick_device
+from golden.model import load_model
 from golden.models import ModelSpec
 from golden.npnet import find_npnet
 from golden.pipelines import load_pipeline
@@ -82,12 +82,6 @@ class Run:
     @property
     def batches(self) -> list[BatchPlan]:
         return plan_run(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size)
-
-
-def pick_worker_device(name: str) -> str:
-    """The device of this worker: of several workers of torchrun, each takes a GPU of its own."""
-    device = pick_device(name)
-    return f"cuda:{find_worker()[0] % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 # --- before the first image ------------------------------------------------------------------------------------------

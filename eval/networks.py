@@ -1,6 +1,5 @@
 """The NPNets that a run needs beside the model's own: finished files, or trained by the run from a folder of pairs."""
 
-import hashlib
 import io
 import os
 import re
@@ -19,7 +18,15 @@ from golden.judges import JUDGES
 from golden.models import ModelSpec
 from golden.npnet import NPNet, find_npnet, load_npnet
 from golden.provenance import find_worker
-from train.pairs import finished_shards, read_manifest, read_rows, read_shard, shard_paths, write_manifest, write_shard
+from train.pairs import (
+    finished_shards,
+    hash_shards,
+    read_manifest,
+    read_rows,
+    read_shard,
+    write_manifest,
+    write_shard,
+)
 from train.settings import Architecture, TrainingSettings
 from train.train_npnet import TrainingOptions, run_training
 
@@ -88,13 +95,12 @@ def open_pairs(folder: Path, spec: ModelSpec) -> PairsFolder:
     rows = read_rows(folder)
     if "target_score" not in rows and not settings.get("judges"):
         raise InvalidInput(f"The pairs in {folder} are not judged: collect them without --no-judged.")
-    hashes = "".join(shard_paths(folder, index)[2].read_text() for index in shards)
     return PairsFolder(
         folder,
         tuple(rows["target"].unique()) if "target" in rows else (),
         tuple(settings.get("judges", ())),
         rows["index"].nunique(),
-        hashlib.sha256(hashes.encode()).hexdigest(),
+        hash_shards(folder, shards),
     )
 
 

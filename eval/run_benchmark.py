@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def measure_and_report(settings: BenchmarkSettings, command: BenchmarkCommand) -> int:
     """Run a benchmark and write its report; several prompt sets are runs of their own, with a joint report above."""
-    from eval.benchmark import pick_worker_device
     from eval.choices import find_spec, list_sets
     from eval.prompt_sets import load_prompt_set
     from eval.report import write_joint_report
+    from train.workers import device_of_worker
 
-    device, out = pick_worker_device(command.device), command.out or RUNS / settings.suite
+    device, out = device_of_worker(command.device), command.out or RUNS / settings.suite
     sets = list_sets(settings)
     if len(sets) == 1:
         measure_set(settings, out, device, command)
