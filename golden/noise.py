@@ -160,10 +160,10 @@ def _signals_of(pipeline: Any) -> Tensor:
 
 
 def as_latents_of(other: Any, pipeline: Any, latents: Noise, timestep: int | float) -> tuple[Noise, int | float]:
-    """Latents of a pipeline at a timestep as those of another with the same autoencoder, and its timestep for them.
+    """Latents of `pipeline` at a timestep as `other`, with the same autoencoder, would have them, and its timestep.
 
-    That is where its latents hold as much noise for as much image, or the nearest that it has; scaled to their size
-    there. Flows and models that predict noise see the same in them.
+    The timestep is where `other` has the same ratio of noise to image, or the nearest; the latents are scaled to the
+    variance that its own have there. Either may be a flow or a model that predicts noise.
     """
     of_image, of_noise = mixture_at(pipeline, timestep)
     if find_family(other).is_flow:

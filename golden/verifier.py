@@ -101,8 +101,8 @@ class Verifier(nn.Module):
 class BorrowedVerifier(nn.Module):
     """The verifier of another model, whose pipeline is `owner`, for one with the same autoencoder and text encoders.
 
-    It gets the latents and the embeddings that its own model would have: a flow such as Stable Diffusion 3's has the
-    embeddings of SDXL's text encoders at the start of its own, and those of the second at the end of the pooled ones.
+    It gets the latents and the embeddings that its own model would have. Stable Diffusion 3's prompt embeddings begin
+    with those of SDXL, and its pooled embeddings end with SDXL's.
     """
 
     def __init__(self, verifier: Verifier, owner: Any) -> None:
