@@ -13,7 +13,7 @@ from .families import Family, find_family
 from .models import ModelSpec, find_model
 from .npnet import NPNETS, NPNet, load_npnet
 from .pipelines import is_spared, load_pipeline
-from .verifier import BorrowedVerifier, Verifier, load_verifier
+from .verifier import BorrowedVerifier, Verifier, load_verifier, make_verifier
 
 AnyVerifier = Verifier | BorrowedVerifier
 
@@ -27,7 +27,7 @@ class _OnDemand:
         found = vars(model)["verifier"]
         if found is None and model.spec.has_verifier:
             with torch.inference_mode(False):  # or no gradient would ever pass through it
-                found = _read_verifier(model.spec, model.pipeline)
+                found = build_verifier(model.spec, model.pipeline, model.spec.verifier)
             vars(model)["verifier"] = found
         return found
 
@@ -38,12 +38,16 @@ class _OnDemand:
 _ON_DEMAND = cast(Any, _OnDemand())
 
 
-def _read_verifier(spec: ModelSpec, pipeline: Any) -> AnyVerifier:
-    path = spec.verifier or ""
-    if spec.verifier_of is None:
-        return load_verifier(path, pipeline)
-    owner = load_pipeline(find_model(spec.verifier_of), str(pipeline._execution_device))
-    return BorrowedVerifier(load_verifier(path, owner), owner)
+def build_verifier(spec: ModelSpec, pipeline: Any, path: str | Path | None = None) -> AnyVerifier:
+    """The verifier of a model's pipeline in the file at `path`, or an untrained one.
+
+    Its encoder is that of the pipeline's own network or, if the spec says `verifier_of`, of that model's.
+    """
+    owner = pipeline
+    if spec.verifier_of is not None:
+        owner = load_pipeline(find_model(spec.verifier_of), str(pipeline._execution_device))
+    verifier = make_verifier(owner) if path is None else load_verifier(path, owner)
+    return verifier if owner is pipeline else BorrowedVerifier(verifier, owner)
 
 
 @dataclass
@@ -118,7 +122,7 @@ def with_verifier(spec: ModelSpec, verifier: str | Path | None) -> ModelSpec:
         return spec
     if not Path(verifier).is_file():
         raise MissingWeights(f"There is no verifier at {verifier}: give a file made by train/train_verifier.py.")
-    return replace(spec, verifier=str(verifier), verifier_of=None)
+    return replace(spec, verifier=str(verifier))
 
 
 def check_npnet_name(spec: ModelSpec, npnet: str | Path | None) -> None:
@@ -133,6 +137,12 @@ def check_npnet_name(spec: ModelSpec, npnet: str | Path | None) -> None:
         )
 
 
+def _devices() -> list[str]:
+    """What can be chosen as a device on this machine."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return ["auto", "cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
 def pick_device(name: str = "auto") -> str:
     """A torch device by name; "auto" is CUDA if there is one, else MPS, else the CPU.
 
@@ -145,6 +155,5 @@ def pick_device(name: str = "auto") -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter if torch was built without it
-        reason = str(error).splitlines()[0][:200]
-        raise InvalidInput(f"The model cannot run on {name!r}: {reason}") from None
+        raise InvalidInput(f"The model cannot run on {name!r} here: choose {', '.join(_devices())}.") from error
     return name

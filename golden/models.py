@@ -85,11 +85,11 @@ class ModelSpec:
     """A text-to-image model and its defaults.
 
     `repo` is a hub id or a local folder; `pipeline` the diffusers class that loads it; `npnet` a name of NPNETS, a
-    local file, or None; `verifier` a local file, or None, and `verifier_of` the name of the model that it was trained
-    for, if that is another one with the same autoencoder and text encoders; `checker` a name of CHECKERS, or None if
-    its images cannot be checked by rule. `best_norm` is what the source noise is best multiplied by where nothing else
-    is done to it, chosen on other prompts than those of `test_sets`, which are names of TEST_SETS in golden/shapes.
-    `size_limits` are the smallest and largest side that it can draw, as shares of its native one.
+    local file, or None; `verifier` a local file, or None, and `verifier_of` the name of the model whose network its
+    encoder is, if that is another one with the same autoencoder and text encoders; `checker` a name of CHECKERS, or
+    None if its images cannot be checked by rule. `best_norm` is what the source noise is best multiplied by where
+    nothing else is done to it, chosen on other prompts than those of `test_sets`, which are names of TEST_SETS in
+    golden/shapes. `size_limits` are the smallest and largest side that it can draw, as shares of its native one.
     """
 
     name: str
@@ -169,9 +169,10 @@ MODELS: dict[str, ModelSpec] = {
             variant=None,
             sampling=Sampling("flow_euler", 20, 4.0),
             redenoise=Redenoise(guidance_scale=4.0),
+            best_norm=0.8,
             npnet=str(ASSETS / "shapes-flow" / "npnet.safetensors"),
             # It was taught by the UNet of shapes, and has its autoencoder and text encoders.
-            verifier=str(ASSETS / "shapes" / "verifier.safetensors"),
+            verifier=str(ASSETS / "shapes-flow" / "verifier.safetensors"),
             verifier_of="shapes",
             checker="shapes",
             test_sets=("shapes-553", "shapes-hard-400"),
@@ -381,7 +382,8 @@ def find_model(name: str) -> ModelSpec:
         defaults = _read_defaults(fetch_file(name, "model_index.json"))
         return replace(defaults, name=name, repo=name, title=name.split("/")[1])
     raise InvalidInput(
-        f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, or a folder with a model_index.json."
+        f"Unknown model {name!r}: choose one of {', '.join(MODELS)}, a folder with a model_index.json, or "
+        "OWNER/REPOSITORY on the Hugging Face Hub."
     )
 
 

@@ -99,7 +99,7 @@ class Verifier(nn.Module):
 
 
 class BorrowedVerifier(nn.Module):
-    """The verifier of another model, whose pipeline is `owner`, for one with the same autoencoder and text encoders.
+    """A verifier with the encoder of another model, whose pipeline is `owner`: same autoencoder and text encoders.
 
     It gets the latents and the embeddings that its own model would have. Stable Diffusion 3's prompt embeddings begin
     with those of SDXL, and its pooled embeddings end with SDXL's.
@@ -121,6 +121,9 @@ class BorrowedVerifier(nn.Module):
         latents, timestep = as_latents_of(self.owner, pipeline, latents, timestep)
         own = {name: self._cut(value, self.sizes[name]) for name, value in embeddings.items() if name in self.sizes}
         return self.verifier(self.owner, latents, timestep, own)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BorrowedVerifier":
+        return BorrowedVerifier(copy.deepcopy(self.verifier, memo), self.owner)  # the pipeline is not part of it
 
     def _cut(self, value: Tensor, size: Sequence[int]) -> Tensor:
         if value.ndim == 2:

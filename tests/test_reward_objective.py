@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from golden.errors import InvalidInput
-from golden.models import RewardSettings
+from golden.model import load_model
+from golden.models import MODELS, RewardSettings
 from golden.noise import source_noise
 from golden.pipelines import encode_anew, latent_shape
 from golden.reward import Reward
@@ -305,6 +307,31 @@ def test_a_verifier_learns_and_a_killed_training_continues_alike(tiny_shapes, tm
     other = replace(options, learning_rate=1e-3)
     with pytest.raises(InvalidInput, match="learning_rate"):
         resume(VerifierTrainer(tiny_shapes, made_up(64, 0), None, encode, other), tmp_path / "killed")
+
+
+def test_a_verifier_with_another_models_encoder_is_fine_tuned(tmp_path):
+    flow = load_model("shapes-flow", device="cpu")
+    start = MODELS["shapes-flow"].verifier
+    options = VerifierOptions(tmp_path, start=start, num_scenes=0, num_steps=2, batch_size=4, device="cpu")
+    data = replace(made_up(4, 0), timesteps=(715, 1))
+    trainer = VerifierTrainer(flow, data, None, partial(encode_anew, flow.pipeline), options)
+    assert same_weights(trainer.verifier, flow.verifier)
+    pipeline = [value.clone() for value in trainer.verifier.owner.unet.parameters()]
+    assert set([*run(trainer, data, tmp_path)][-1]) == {"step", "loss", "auc_715", "auc_1"}
+    assert not same_weights(trainer.verifier, flow.verifier)
+    assert all(map(torch.equal, pipeline, trainer.verifier.owner.unet.parameters()))
+
+    continued = VerifierTrainer(flow, data, None, partial(encode_anew, flow.pipeline), options)
+    resume(continued, tmp_path)
+    assert same_weights(continued.verifier, trainer.verifier)
+    (tmp_path / "other.safetensors").write_bytes(Path(start).read_bytes())
+    other = replace(options, start=tmp_path / "other.safetensors")
+    with pytest.raises(InvalidInput, match="start="):
+        resume(VerifierTrainer(flow, data, None, partial(encode_anew, flow.pipeline), other), tmp_path)
+
+
+def same_weights(one, other) -> bool:
+    return all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
 
 
 def test_scenes_are_the_same_however_many_workers_draw_them(tiny_shapes, tmp_path, monkeypatch):

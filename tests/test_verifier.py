@@ -1,5 +1,6 @@
 """The verifier reads any family's latents through its own pipeline, tells rows apart, and is saved and loaded whole."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,6 @@ from golden.noise import as_latents_of, first_timestep, source_noise
 from golden.pipelines import encode_prompts, latent_shape
 from golden.reward import Reward, reward_gradient
 from golden.verifier import (
-    Verifier,
     capture_network_inputs,
     load_verifier,
     make_verifier,
@@ -172,7 +172,7 @@ def embedded_flow() -> Model:
 
 
 def test_a_borrowed_verifier_says_of_a_flow_what_it_says_of_its_own_models_latents(embedded_flow):
-    owner = load_model("shapes", device="cpu")
+    owner = load_model("shapes", verifier=embedded_flow.spec.verifier, device="cpu")
     noise = noise_for(embedded_flow)
     for timestep in (715.0, 1000.0):
         own, there = as_latents_of(owner.pipeline, embedded_flow.pipeline, noise, timestep)
@@ -199,7 +199,17 @@ def test_gradients_of_a_borrowed_verifier_reach_the_noise(embedded_flow):
     assert (gradient.flatten(1).norm(dim=1) > 0).all()
 
 
-def test_a_verifier_that_is_given_is_the_models_own(embedded_flow, tmp_path):
+def test_a_borrowed_verifier_that_is_given_has_the_encoder_of_the_same_model(embedded_flow, tmp_path):
+    save_verifier(tmp_path / "given.safetensors", make_verifier(embedded_flow.verifier.owner, hidden=8))
+    model = load_model("shapes-flow", verifier=tmp_path / "given.safetensors", device="cpu")
+    assert model.verifier.verifier.config.hidden == 8
     save_verifier(tmp_path / "own.safetensors", make_verifier(embedded_flow.pipeline, hidden=8))
-    model = load_model("shapes-flow", verifier=tmp_path / "own.safetensors", device="cpu")
-    assert isinstance(model.verifier, Verifier)
+    with pytest.raises(BadWeights, match="another model"):
+        load_model("shapes-flow", verifier=tmp_path / "own.safetensors", device="cpu").verifier  # noqa: B018
+
+
+def test_a_copy_of_a_borrowed_verifier_has_its_own_weights_and_the_same_pipeline(embedded_flow):
+    copied = copy.deepcopy(embedded_flow.verifier)
+    assert copied.owner is embedded_flow.verifier.owner
+    pairs = zip(copied.parameters(), embedded_flow.verifier.parameters(), strict=True)
+    assert all(one is not other and torch.equal(one, other) for one, other in pairs)

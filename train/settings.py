@@ -99,6 +99,7 @@ class VerifierOptions:
     pairs: Path = flag(help="folder made by train/collect_pairs.py", positional=True)
     out: Path = flag(Path("runs/verifier"), "folder to write to")
     label: str = flag("right", "what is predicted: right (the checker's verdict) or a recorded judge")
+    start: Path | None = flag(None, "verifier to fine-tune: a file", spelling="--from")
     num_scenes: int = flag(8000, "scenes with a known verdict to add, if the model's checker can draw them")
     scene_share: float = flag(0.33, "share of training steps on those scenes")
     num_steps: int = flag(3000, "training steps")
@@ -137,7 +138,8 @@ class Architecture:
     change_rms: float | None = flag(
         None,
         "how far golden noise shall lie from its source noise, root mean square over the validation data: after "
-        "training, what was learnt is scaled to it (default: it is left as it is)",
+        "training, what was learnt is scaled to it; with --from, the scale of that file is dropped (default: it is "
+        "left as it is)",
     )
     keep_norm: bool = flag(True, "scale golden noise to the norm of its source noise; free as published")
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from tqdm import tqdm
 from golden.attention import plain_attention
 from golden.errors import InvalidInput
 from golden.families import Embeddings
-from golden.files import atomic_path, load_weights
-from golden.model import Model, load_model
+from golden.files import atomic_path, load_weights, sha256
+from golden.model import AnyVerifier, Model, build_verifier, load_model
 from golden.noise import add_noise
 from golden.provenance import hash_model
-from golden.verifier import Verifier, make_verifier, save_verifier
+from golden.verifier import BorrowedVerifier, save_verifier
 from train.encoded_prompts import EncodedPrompts
 from train.pairs import hash_json, read_manifest
 from train.settings import VerifierOptions
@@ -61,7 +61,8 @@ class VerifierTrainer:
             raise InvalidInput(f"{options.pairs} has no prompts to train on: collect more.")
         torch.manual_seed(options.seed)
         self.model, self.data, self.scenes, self.encode, self.options = model, data, scenes, encode, options
-        self.verifier = make_verifier(model.pipeline).to(model.pipeline._execution_device).train()
+        verifier = build_verifier(model.spec, model.pipeline, options.start).to(model.pipeline._execution_device)
+        self.verifier = verifier.requires_grad_(True).train()
         self.ema = AveragedModel(self.verifier, multi_avg_fn=get_ema_multi_avg_fn(0.998))
         self.optimizer = torch.optim.AdamW(
             self.verifier.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -191,7 +192,8 @@ def run(trainer: VerifierTrainer, held_out: Trajectories, out: Path) -> Iterator
 def identify(options: VerifierOptions) -> dict[str, Any]:
     """What decides the weights."""
     left_out = ("out", "device", "checkpoint_every")
-    return {name: str(value) for name, value in asdict(options).items() if name not in left_out}
+    named = {name: str(value) for name, value in asdict(options).items() if name not in left_out}
+    return named | ({"start_sha256": sha256(options.start)} if options.start else {})
 
 
 def resume(trainer: VerifierTrainer, out: Path) -> None:
@@ -236,7 +238,7 @@ def train_verifier(options: VerifierOptions) -> None:
         tqdm.write(json.dumps(row))
     if rank > 0:
         return
-    averaged = trainer.ema.module.eval()
-    assert isinstance(averaged, Verifier)
+    averaged = cast(AnyVerifier, trainer.ema.module).eval()
+    own = averaged.verifier if isinstance(averaged, BorrowedVerifier) else averaged
     about = {"settings": identify(options), "figures": row, "num_images": len(trained)}
-    save_verifier(options.out / "verifier.safetensors", averaged, {"training": json.dumps(about)})
+    save_verifier(options.out / "verifier.safetensors", own, {"training": json.dumps(about)})
