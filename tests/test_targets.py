@@ -118,9 +118,7 @@ def test_a_copy_of_the_denoiser_learns_freely_and_is_scaled_to_its_distance(with
     loss = json.loads((tmp_path / "first" / "log.jsonl").read_text().splitlines()[0])["train"]
     assert loss < 2 * SINGLE_STEP_SIZE**2  # at the distance that is asked for it would be 0.01
     pairs = PairsObjective.open(tmp_path / "pairs", training, Accelerator(cpu=True))
-    with torch.no_grad():
-        changes = [first(batch.source, batch.prompt_embeds) - batch.source for batch in pairs.batches(0, 4)]
-    assert torch.cat(changes).square().mean().sqrt() == pytest.approx(0.1, rel=0.02)
+    assert measure_change(first, pairs) == pytest.approx(0.1, rel=0.02)
     assert further.config.change_gain == first.config.change_gain > 1
     # What is trained further is golden noise as the file makes it, and not the change before its gain.
     train(
@@ -132,11 +130,23 @@ def test_a_copy_of_the_denoiser_learns_freely_and_is_scaled_to_its_distance(with
     with torch.no_grad():
         errors = [F.mse_loss(first(b.source, b.prompt_embeds), b.target) for b in pairs.batches(0, 4)]
     assert loss == pytest.approx(torch.stack(errors).mean().item(), rel=1e-3)
+    # Unless a distance is asked for anew: then it learns as at first, without a gain, and gets another one.
+    start = replace(training, start=str(tmp_path / "first" / "npnet.safetensors"))
+    rescaled = train("rescaled", start, Architecture(change_rms=0.05))
+    assert measure_change(rescaled, pairs) == pytest.approx(0.05, rel=0.02)
+    loss = json.loads((tmp_path / "rescaled" / "log.jsonl").read_text().splitlines()[0])["train"]
+    assert loss < 2 * SINGLE_STEP_SIZE**2
     records = [json.loads(network.metadata["training"]) for network in (first, further)]
     assert records[0]["settings"]["denoiser"] is True
     assert "denoiser" not in records[1]["settings"]  # it is the file's
     assert records[1]["before"] == records[0]
     assert not torch.equal(first.denoiser.network.conv_in.weight, further.denoiser.network.conv_in.weight)
+
+
+def measure_change(network: NPNet, pairs: PairsObjective) -> float:
+    with torch.no_grad():
+        changes = [network(batch.source, batch.prompt_embeds) - batch.source for batch in pairs.batches(0, 4)]
+    return torch.cat(changes).square().mean().sqrt().item()
 
 
 @pytest.mark.parametrize("change_rms", [0.0, -0.1, 3.0, float("nan")])

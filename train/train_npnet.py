@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         checkpoint_every=options.checkpoint_every,
         sample_every=options.sample_every,
     )
-    if settings.start and architecture != Architecture():
+    if settings.start and replace(architecture, change_rms=None) != Architecture():
         raise InvalidInput("--from brings its own architecture: leave out the options that choose another.")
     from train.trainer import TrainingDiverged  # here, since it takes seconds to import and `--help` does not need it
 
@@ -94,12 +94,16 @@ def run_training(options: TrainingOptions, settings: TrainingSettings, architect
     network = (
         start_from(settings.start) if settings.start else make_new(options, architecture, objective, accelerator.device)
     )
+    if architecture.change_rms:  # what is scaled afterwards is learnt without a gain
+        network.config = replace(network.config, change_gain=1.0)
     trainer = Trainer(settings, network, objective, accelerator)
     if options.plan:
         print("\n".join(plan_training(trainer, options.checkpoint_every, options.gpu)))
         return
     if settings.start:
         built: dict[str, Any] = {"start_sha256": sha256(find_npnet(settings.start))}
+        if architecture.change_rms:
+            built["change_rms"] = architecture.change_rms
     else:
         built = asdict(resolve_architecture(architecture, objective.sizes))
     folder = TrainingFolder(options.out, asdict(settings) | built | objective.identity())
