@@ -1,5 +1,5 @@
-# `make app` starts the app, `make check` runs what a change should pass before it is committed, `make test` everything
-# but the drills that kill workers, which `make drills` runs in short.
+# `make app` starts the app (`make app PORT=7861` on another port), `make check` runs what a change should pass before it
+# is committed, `make test` everything but the drills that kill workers, which `make drills` runs in short.
 # Each makes its virtual environment first.
 PYTHON ?= python3
 BIN = .venv/bin
@@ -8,7 +8,7 @@ TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: app check lint test drills format
 app: .venv/app
-	$(BIN)/python app.py
+	$(BIN)/python app.py $(if $(PORT),--port $(PORT))
 
 check: lint
 	$(TEST) -q -m "not slow and not browser"

@@ -51,6 +51,14 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+_PLAIN_REASONS = {
+    errno.EEXIST: "it exists, and is not a folder",
+    errno.ENOTDIR: "it is not in a folder, but in a file",
+    errno.EISDIR: "it is a folder, not a file",
+}
+"""What the system calls "File exists" and the like, where a command meant another kind of thing."""
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command line's `main`: exit 2 with one line on a GoldenError or where the system refuses a file or folder,
     130 on Ctrl-C, else main's own answer."""
@@ -65,7 +73,8 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         if not is_about_files and error.errno != errno.ENOSPC:
             raise
         where = f" {error.filename}" if is_about_files else ""
-        print(f"Cannot read or write{where}: {error.strerror}.", file=sys.stderr)
+        reason = _PLAIN_REASONS.get(error.errno or 0, error.strerror)
+        print(f"Cannot read or write{where}: {reason}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

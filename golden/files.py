@@ -146,6 +146,8 @@ def open_image(path: str | Path) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise InvalidInput(f"There is no image at {path}.") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{path} is a folder: name the images in it.") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow answers a broken PNG with a SyntaxError.
         raise InvalidInput(f"{path} is not an image that can be read: {error}.") from None

@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import huggingface_hub
 from filelock import FileLock
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 
 from .errors import BadWeights, InvalidInput, MissingWeights
 from .files import sha256 as hash_file
@@ -183,13 +184,26 @@ def _download(repo: str, file: str, revision: str | None, local_files_only: bool
 
 def _ask_hub(repo: str, what: str, ask: Callable[[], Answer]) -> Answer:
     try:
-        return ask()
+        with _without_retries_in_the_log():
+            return ask()
     except Exception as error:  # no network, no such repository, a gated one, ...: the client raises dozens of kinds
         raise MissingWeights(
             f"{what} of {repo} is not on this machine and could not be downloaded ({reason_of(error)}): download it "
             f"from https://huggingface.co/{repo} and give its path, or run once with network access so that it is kept "
             f"in {constants.HF_HUB_CACHE}."
         ) from error
+
+
+@contextlib.contextmanager
+def _without_retries_in_the_log() -> Iterator[None]:
+    """The client logs each of its tries; one sentence at the end says it all."""
+    client = hub_logging.get_logger("huggingface_hub")
+    before = client.level
+    client.setLevel(hub_logging.ERROR)
+    try:
+        yield
+    finally:
+        client.setLevel(before)
 
 
 def reason_of(error: Exception) -> str:

@@ -104,9 +104,12 @@ def read_made(path: Path) -> dict[str, Any]:
     """What an image records of how it was made. Raises: InvalidInput if it cannot be read or records nothing."""
     from .settings import read_file, read_png
 
-    made = read_png(read_file(path))
+    try:
+        made = read_png(read_file(path))
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from None
     if not isinstance(made["settings"], dict):
-        raise InvalidInput("The settings inside the PNG cannot be read.")
+        raise InvalidInput(f"{path}: The settings inside the PNG cannot be read.")
     return made
 
 

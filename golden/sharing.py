@@ -133,7 +133,7 @@ def find_weights(
 ) -> Path:
     """The weight file of a folder or of a repository on the Hub, from which it is downloaded if need be.
 
-    Raises: InvalidInput for a URL; MissingWeights if there is none; BadWeights if its hash is another one.
+    Raises: InvalidInput for a URL or a file; MissingWeights if there is none; BadWeights if its hash is another one.
     """
     refuse_url(name)
     if Path(name).is_dir():
@@ -142,6 +142,8 @@ def find_weights(
         if found is None:
             raise MissingWeights(f"The folder {name} contains no {' or '.join(names)}.")
         return fetch_file(name, found, sha256=sha256)
+    if Path(name).is_file():
+        raise InvalidInput(f"{name[:100]!r} is a file: give its folder, or load it with load_npnet or load_judge.")
     if not is_hub_id(name):
         raise MissingWeights(
             f"There is no folder {name[:100]!r}: give one, or OWNER/REPOSITORY on the Hugging Face Hub."

@@ -57,8 +57,12 @@ def test_own_prompts_go_round(tmp_path):
     prompts = read_prompts(path)
     assert shard_inputs(QUICK, 0, prompts)[0] == ["a star", "a heart", "a star"]
     assert shard_inputs(QUICK, 1, prompts)[0] == ["a heart", "a star", "a heart"]
+    path.write_text("\n \n")
     with pytest.raises(InvalidInput, match="no prompts"):
-        read_prompts(tmp_path / "nowhere.txt")
+        read_prompts(path)
+    for unreadable, reason in (("nowhere.txt", "No such file"), ("", "Is a directory")):
+        with pytest.raises(InvalidInput, match=f"cannot be read: {reason}"):
+            read_prompts(tmp_path / unreadable)
 
 
 def test_a_mark_of_the_encoding_is_no_part_of_the_first_prompt(tmp_path):

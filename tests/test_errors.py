@@ -31,7 +31,8 @@ def test_what_golden_refuses_is_one_line_and_exit_code_2(error, capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (FileExistsError(errno.EEXIST, "File exists", "runs/a"), "Cannot read or write runs/a: File exists."),
+        (FileExistsError(errno.EEXIST, "File exists", "a"), "Cannot read or write a: it exists, and is not a folder."),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), "Cannot read or write a: it is a folder, not a file."),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), "Cannot read or write /a: Permission denied."),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), "Cannot read or write a.txt: No such file."),
         (OSError(errno.ENOSPC, "No space left on device"), "Cannot read or write: No space left on device."),

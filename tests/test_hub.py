@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -145,6 +146,20 @@ def test_a_file_that_the_hub_lacks_is_one_sentence(server):
     with pytest.raises(MissingWeights, match=r"other\.bin of .* could not be downloaded \(.*404") as caught:
         fetch_file(SPELLINGS[0], "other.bin")
     assert "\n" not in str(caught.value)
+
+
+def test_the_clients_own_tries_are_not_logged(caplog, monkeypatch):
+    client = logging.getLogger("huggingface_hub.utils._http")
+    monkeypatch.setattr(client, "handlers", [caplog.handler])
+
+    def ask() -> str:
+        client.warning("Retrying in 1s [Retry 1/5].")
+        return "an answer"
+
+    assert hub._ask_hub("a/b", "net.safetensors", ask) == "an answer"
+    assert not caplog.records
+    ask()
+    assert caplog.records
 
 
 # --- hashes -----------------------------------------------------------------------------------------------------------

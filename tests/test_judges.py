@@ -896,6 +896,7 @@ def test_the_command_scores_files(run, embedded, tmp_path):
         (["--prompt", "a"], "at least one image"),
         (["--prompt", "a", "/nowhere.png"], "no image at"),
         (["--prompt", "a", __file__], "is not an image"),
+        (["--prompt", "a", str(Path(__file__).parent)], "is a folder: name the images in it"),
         (["--prompt", "a", "--judges", "FID", "--", "a.png"], "Unknown judge"),
         (["--prompt", "a", "--device", "tpu", "a.png"], "cannot run on 'tpu'"),
         (["--prompt", "a", "--dtype", "int8", "a.png"], "invalid choice"),

@@ -198,7 +198,7 @@ def test_latents_belong_to_the_caller(golden):
         ({"prompt": PROMPT, "latents": torch.zeros(1, *SHAPE), "width": 16 * SIZE}, f"x {SIZE} x {2 * SIZE}, got"),
         ({"prompt": [PROMPT] * 2, "latents": torch.zeros(3, *SHAPE)}, "latents go in pairs, got 2 and 3"),
         ({"prompt": PROMPT, "num_images_per_prompt": 0}, "number of images per prompt must be"),
-        ({"prompt": PROMPT, "num_images_per_prompt": 3, "seed": [1, 2]}, "in pairs"),
+        ({"prompt": PROMPT, "num_images_per_prompt": 3, "seed": [1, 2]}, "got 1 x 3 images and 2 seeds"),
         ({"prompt": PROMPT, "seed": []}, "in pairs"),
         ({"prompt": [PROMPT] * 2, "seed": [1, 2, 3]}, "in pairs"),
         ({"prompt": PROMPT, "seed": [1, 0.5]}, "seed must be"),

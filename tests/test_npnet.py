@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from golden import hub as hub_client
 from golden.errors import BadWeights, InvalidInput, MissingWeights
+from golden.files import ASSETS
 from golden.hub import PINS, Pin
 from golden.npnet import (
     BRANCHES,
@@ -824,6 +825,11 @@ def test_refusal_names_the_keys(tmp_path):
         "a.safetensors is not an NPNet of this kind: 2 keys missing (beta, unet_svd.mlp4.0.bias); "
         "1 key unexpected (surprise); 1 key of another shape (alpha (2,) instead of (1,))."
     )
+
+
+def test_a_verifier_is_called_one():
+    with pytest.raises(BadWeights, match=r"verifier\.safetensors is a verifier, not an NPNet"):
+        load_npnet(ASSETS / "shapes" / "verifier.safetensors")
 
 
 def fifo(path: Path) -> None:

@@ -208,6 +208,8 @@ def test_what_is_neither_folder_nor_repository_is_refused(tmp_path, monkeypatch)
             NPNet.from_pretrained(name)
     with pytest.raises(InvalidInput, match="is a URL"):
         NPNet.from_pretrained("https://example.com/net")
+    with pytest.raises(InvalidInput, match=r"is a file: give its folder, or load it with load_npnet"):
+        NPNet.from_pretrained(__file__)
     with pytest.raises(MissingWeights, match=r"No NPNet .*OWNER/REPOSITORY"):
         load_npnet("runs/npnt")
 

@@ -59,14 +59,16 @@ def resolve_settings(settings: CollectionSettings) -> CollectionSettings:
 def read_prompts(path: Path | None, checker: Checker | None = None) -> list[str] | None:
     """One prompt per line, blank lines left out; None without a file, for endless prompts drawn by the checker.
 
-    Raises: InvalidInput for a file without prompts or in another encoding than UTF-8, and for the first line that the
+    Raises: InvalidInput for a file that cannot be read, has no prompts or is not UTF-8, and for the first line that the
     checker cannot check, by its number.
     """
     if path is None:
         return None
     try:
         # -sig: the mark that some editors put in front is no part of the first prompt.
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError:
         raise InvalidInput(f"{path} is not valid UTF-8: give a text file with one prompt per line.") from None
     prompts = []

@@ -47,6 +47,8 @@ def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
     path = find_npnet(path)
     name = path.name
     entries, metadata = load_weights(path)
+    if "verifier_config" in metadata:  # which golden/verifier.py writes
+        raise BadWeights(f"{name} is a verifier, not an NPNet.")
     tensors = _translate(name, _flatten(name, entries))
     config = _read_config(name, metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else _published_config(tensors)
     config = change_config(config, overrides)

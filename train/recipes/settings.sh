@@ -6,7 +6,7 @@ NUM_EPOCHS=${NUM_EPOCHS:-30}
 SUITE=${SUITE:-main}
 PROMPTS=${PROMPTS:-}            # files, a prompt per line: to collect pairs for,
 TEST_PROMPTS=${TEST_PROMPTS:-}  # and to measure on; the embedded models have their own
-JUDGE_WEIGHTS=${JUDGE_WEIGHTS:-published}
+JUDGE_WEIGHTS=${JUDGE_WEIGHTS:-$([[ $MODEL == shapes* ]] && echo embedded || echo published)}
 EXTRA_COLLECT=${EXTRA_COLLECT:-}  # more options of each command, such as "--bf16 --shard-size 32"
 EXTRA_TRAIN=${EXTRA_TRAIN:-}
 EXTRA_BENCH=${EXTRA_BENCH:-}
