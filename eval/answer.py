@@ -49,6 +49,7 @@ def describe_answer(results: Results) -> dict[str, Any] | None:
         "prompts": results.prompts,
         "num_prompts": int(results.rows["prompt_index"].nunique()),
         "num_seeds": results.num_seeds,
+        **({"noise_per_prompt": True} if identity.get("seeds", {}).get("noise_per_prompt") else {}),
         "num_inference_steps": standard.num_inference_steps,
         "guidance_scale": standard.guidance_scale,
         "sampler": standard.sampler,

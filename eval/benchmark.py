@@ -124,6 +124,7 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
         image_encoder=image_encoder,
         control=control,
         bf16=settings.bf16,
+        noise_per_prompt=settings.noise_per_prompt,
     )
     renderer.check(plan.variants, prompts.prompts[0])
     return Run(settings, suite, prompts, seeds, plan, pairs, renderer, judges.names if judges else (), real)
@@ -221,7 +222,7 @@ def identify(run: Run) -> dict:
         "model": model.spec.name,
         "suite": run.suite.name,
         "prompts": {"name": run.prompts.name, "num": len(run.prompts.prompts), "sha256": run.prompts.sha256},
-        "seeds": {"first": settings.first_seed, "num": len(run.seeds)},
+        "seeds": {"first": settings.first_seed, "num": len(run.seeds)} | _describe_noises(settings),
         "variants": [_describe_variant(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
         "bf16": settings.bf16,
@@ -234,6 +235,11 @@ def identify(run: Run) -> dict:
         "networks": describe_networks(run.plan.networks, run.pairs),
         "npnet": sha256(find_npnet(npnet)) if model.npnet is not None and npnet else None,
     }
+
+
+def _describe_noises(settings: BenchmarkSettings) -> dict:
+    """Nothing where prompts share noises, as in runs of earlier versions."""
+    return {"noise_per_prompt": True} if settings.noise_per_prompt else {}
 
 
 def _describe_variant(variant: Variant) -> dict:

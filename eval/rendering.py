@@ -117,18 +117,24 @@ class Unit:
     prompt: Prompt
     seed: int
 
+    def noise_seed(self, per_prompt: bool) -> int:
+        """The seed of the noise: the unit's own, or, `per_prompt`, one that no other prompt has."""
+        return (self.seed + per_prompt * SEEDS_APART * self.prompt_index) % 2**32
+
+
+SEEDS_APART = 100_000
+"""What lies between the seeds of neighbouring prompts that have noises of their own."""
+
 
 @dataclass(frozen=True)
 class Start:
-    """What all variants of a batch start from: a row of embeddings and of source noise (B, C, h, w) for each unit."""
+    """What all variants of a batch start from: for each unit a row of embeddings and of source noise (B, C, h, w), and
+    the seed of that noise."""
 
     units: Sequence[Unit]
     embeddings: Embeddings
     source: Tensor
-
-    @property
-    def seeds(self) -> list[int]:
-        return [unit.seed for unit in self.units]
+    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,8 @@ class Renderer:
 
     `npnets` and `unets` are those that variants name; `judges` score. The embeddings of an `image_encoder` are kept
     with each row (`features`), to measure how far images are from each other. `bf16` renders in half precision;
-    `control` is the control image of a ControlNet, used with every prompt.
+    `control` is the control image of a ControlNet, used with every prompt. With `noise_per_prompt` no two prompts share
+    the noise of a seed.
     """
 
     model: Model
@@ -211,6 +218,7 @@ class Renderer:
     image_encoder: ClipJudge | None = None
     control: Image.Image | None = None
     bf16: bool = False
+    noise_per_prompt: bool = False
 
     def start(self, units: Sequence[Unit]) -> Start:
         """Encode the prompts and draw the source noise of a batch, once for all variants."""
@@ -219,7 +227,8 @@ class Renderer:
         embeddings = encode_prompts(pipeline, [unit.prompt.text for unit in units])
         if self.control is not None:
             embeddings = add_control(pipeline, embeddings, self.control, shape)
-        return Start(units, embeddings, source_noise([unit.seed for unit in units], shape))
+        seeds = [unit.noise_seed(self.noise_per_prompt) for unit in units]
+        return Start(units, embeddings, source_noise(seeds, shape), seeds)
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
         """Make every sampler and one noise of every arm, so that whatever is missing is reported before the run."""
@@ -316,12 +325,13 @@ class Renderer:
     ) -> Iterator[dict[str, Any]]:
         distances = noise_health(noise, start.source)["distance"].tolist()
         checker = self.model.checker
-        for unit, distance, image in zip(start.units, distances, images, strict=True):
+        for unit, noise_seed, distance, image in zip(start.units, start.seeds, distances, images, strict=True):
             row: dict[str, Any] = {
                 "prompt_index": unit.prompt_index,
                 "category": unit.prompt.category,
                 "prompt": unit.prompt.text,
                 "seed": unit.seed,
+                "noise_seed": noise_seed,
                 "variant": variant.name,
                 "arm": variant.arm,
                 "distance": distance,

@@ -233,11 +233,12 @@ def how_it_was_made(results: Results) -> Section:
     manifest = results.manifest
     identity, last = manifest["identity"], manifest["starts"][-1]
     groups = {variant.group: None for variant in results.variants}
+    whose = ", each prompt with noises of its own" if identity["seeds"].get("noise_per_prompt") else ""
     facts = {
         "model": identity["model"],
         "prompts": f"{identity['prompts']['name']}, {identity['prompts']['num']}",
         "prompts dropped": str(len(manifest.get("dropped_prompts", []))),
-        "seeds": f"{results.num_seeds} per prompt, from {results.rows['seed'].min()}",
+        "seeds": f"{results.num_seeds} per prompt, from {results.rows['seed'].min()}{whose}",
         "images": f"{len(results.rows):,}",
         "sampling": "; ".join(map(str, groups)),
         "precision": "bfloat16" if identity["bf16"] else "the model's own",

@@ -28,7 +28,18 @@ RIGHT = "right"
 FAULT = "fault"
 CLUSTER = "cluster"
 ALL = "all"
-NOT_METRICS = {"prompt_index", "category", "prompt", "seed", "variant", "arm", "distance", "score", "reason"}
+NOT_METRICS = {
+    "prompt_index",
+    "category",
+    "prompt",
+    "seed",
+    "noise_seed",
+    "variant",
+    "arm",
+    "distance",
+    "score",
+    "reason",
+}
 NOT_METRICS |= {FAULT, CLUSTER}
 
 

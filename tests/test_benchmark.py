@@ -19,7 +19,7 @@ import torch
 from eval import benchmark, prompt_sets, runs
 from eval.benchmark import prepare
 from eval.prompt_sets import COMPBENCH, PROTOCOLS, Prompt, describe_dropped, list_names, load_prompt_set, read_rows
-from eval.rendering import Variant, plan_batches
+from eval.rendering import SEEDS_APART, Variant, plan_batches
 from eval.run_benchmark import main
 from eval.runs import RunFolder
 from eval.settings import BenchmarkSettings
@@ -221,6 +221,24 @@ def test_batches_mix_prompts_and_go_seed_by_seed():
     ]
     slow = [*variants, Variant("c", "standard", 40, 5.5, "ddim")]  # goes through the model on its own
     assert len(plan_batches(prompts, [3, 4], slow, batch_size=6)) == 4
+
+
+def test_prompts_share_the_noise_of_a_seed_or_have_noises_of_their_own(tmp_path):
+    few = settings(limit=2, num_seeds=2, arms=("standard", "npnet"))
+    shared = benchmark.run_benchmark(prepare(few), tmp_path / "shared")
+    own = benchmark.run_benchmark(prepare(replace(few, noise_per_prompt=True)), tmp_path / "own")
+    assert shared.rows.groupby("seed")["noise_seed"].unique().map(list).tolist() == [[0], [1]]
+    assert own.rows.groupby(["prompt_index", "seed"])["noise_seed"].unique().map(list).tolist() == [
+        [0], [1], [SEEDS_APART], [SEEDS_APART + 1],
+    ]  # fmt: skip
+    assert set(own.metrics) == set(shared.metrics)
+    changes = [
+        run.rows[run.rows["arm"] == "npnet"].set_index(["prompt_index", "seed"])["distance"] for run in (shared, own)
+    ]
+    assert np.allclose(changes[0][0], changes[1][0])
+    assert not np.allclose(changes[0][1], changes[1][1])
+    with pytest.raises(InvalidInput):
+        benchmark.run_benchmark(prepare(few), tmp_path / "own")
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

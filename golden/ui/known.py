@@ -80,7 +80,8 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
         if name in found["arms"]:
             details.append(sentence.format(_percent(found["arms"][name]["right"])))
     details += [_describe_other(other) for other in found.get("others", [])]
-    details.append(f"{'One seed' if seeds == 1 else f'{seeds} seeds'} per prompt, judged by the exact check.")
+    whose = ", each prompt with noises of its own" if found.get("noise_per_prompt") else ""
+    details.append(f"{'One seed' if seeds == 1 else f'{seeds} seeds'} per prompt{whose}, judged by the exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
     return Known(answer, tuple(details), write_difference(golden["difference"]))
