@@ -233,7 +233,7 @@ def how_it_was_made(results: Results) -> Section:
     manifest = results.manifest
     identity, last = manifest["identity"], manifest["starts"][-1]
     groups = {variant.group: None for variant in results.variants}
-    whose = ", each prompt with noises of its own" if identity["seeds"].get("noise_per_prompt") else ""
+    whose = ", each prompt with noises of its own" if identity.get("seeds", {}).get("noise_per_prompt") else ""
     facts = {
         "model": identity["model"],
         "prompts": f"{identity['prompts']['name']}, {identity['prompts']['num']}",
