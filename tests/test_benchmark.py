@@ -17,11 +17,13 @@ import pytest
 import torch
 
 from eval import benchmark, prompt_sets, runs
+from eval.answer import describe_answer
 from eval.benchmark import prepare
 from eval.prompt_sets import COMPBENCH, PROTOCOLS, Prompt, describe_dropped, list_names, load_prompt_set, read_rows
 from eval.rendering import SEEDS_APART, Variant, plan_batches
 from eval.run_benchmark import main
 from eval.runs import RunFolder
+from eval.sections import how_it_was_made
 from eval.settings import BenchmarkSettings
 from eval.suites import SUITES
 from eval.summary import (
@@ -237,6 +239,11 @@ def test_prompts_share_the_noise_of_a_seed_or_have_noises_of_their_own(tmp_path)
     ]
     assert np.allclose(changes[0][0], changes[1][0])
     assert not np.allclose(changes[0][1], changes[1][1])
+    said = [
+        ("noises of its own" in str(how_it_was_made(run)), describe_answer(run).get("noise_per_prompt"))
+        for run in (shared, own)
+    ]
+    assert said == [(False, None), (True, True)]
     with pytest.raises(InvalidInput):
         benchmark.run_benchmark(prepare(few), tmp_path / "own")
 

@@ -44,8 +44,10 @@ def test_a_measured_answer_has_figures_interval_and_the_naive_baseline(embedded)
     assert found.difference == "+1.8 points [−0.2,\u00a0+3.5]"
     assert "which reads no prompt: 93.6 %" in found.details[0]
     assert "another prompt: 92.0 %" in found.details[1]
-    assert "2 seeds per prompt" in found.details[2]
+    assert "2 seeds per prompt, judged" in found.details[2]
     assert len(found.details) == 3
+    write(noise_per_prompt=True)
+    assert "2 seeds per prompt, each prompt with noises of its own, judged" in read_measured(spec).details[2]
 
 
 def test_a_second_set_of_prompts_has_its_own_sentence(embedded):
