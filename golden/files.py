@@ -23,6 +23,10 @@ ASSETS = _PACKAGE / "assets" if (_PACKAGE / "assets").is_dir() else _PACKAGE.par
 """Embedded weights, prompts and page assets: in the package where it is installed, beside it in a clone."""
 
 
+VERIFIER_KEY = "verifier_config"
+"""Where the weight file of a verifier keeps its config, as JSON; golden/verifier.py writes and reads it."""
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`.
@@ -137,6 +141,24 @@ def _unpacks_to_more(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+
+
+def read_prompt_lines(path: Path) -> dict[int, str]:
+    """The lines of a text file by their numbers from 1, blank ones left out.
+
+    Raises: InvalidInput if it cannot be read, is not UTF-8 or has no other lines.
+    """
+    try:
+        # -sig: the mark that some editors put in front is no part of the first prompt.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not valid UTF-8: give a text file with one prompt per line.") from None
+    prompts = {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    if not prompts:
+        raise InvalidInput(f"There are no prompts in {path}: give a text file with one prompt per line.")
+    return prompts
 
 
 def open_image(path: str | Path) -> Image.Image:

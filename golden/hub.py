@@ -197,13 +197,12 @@ def _ask_hub(repo: str, what: str, ask: Callable[[], Answer]) -> Answer:
 @contextlib.contextmanager
 def _without_retries_in_the_log() -> Iterator[None]:
     """The client logs each of its tries; one sentence at the end says it all."""
-    client = hub_logging.get_logger("huggingface_hub")
-    before = client.level
-    client.setLevel(hub_logging.ERROR)
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
     try:
         yield
     finally:
-        client.setLevel(before)
+        hub_logging.set_verbosity(before)
 
 
 def reason_of(error: Exception) -> str:

@@ -245,8 +245,8 @@ class GoldenNoise:
             seeds = seeds * num_prompts
         rows = max(len(prompt_embeds), len(seeds))
         if not seeds or {len(prompt_embeds), len(seeds)} - {1, rows}:
-            images = f"{num_prompts} x {each} images" if each > 1 else f"{num_prompts}"
-            raise InvalidInput(f"Prompts and seeds go in pairs, or one with all: got {images} and {len(seeds)} seeds.")
+            got = f"{num_prompts} x {each} images and {len(seeds)} seeds"
+            raise InvalidInput(f"Prompts and seeds go in pairs, or one with all: got {got}.")
         return prompt_embeds.expand(rows, -1, -1), seeds * (rows // len(seeds))
 
     def _encode(self, prompt: Any) -> Tensor:

@@ -104,8 +104,9 @@ def read_made(path: Path) -> dict[str, Any]:
     """What an image records of how it was made. Raises: InvalidInput if it cannot be read or records nothing."""
     from .settings import read_file, read_png
 
+    data = read_file(path)
     try:
-        made = read_png(read_file(path))
+        made = read_png(data)
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error}") from None
     if not isinstance(made["settings"], dict):
@@ -173,16 +174,9 @@ def plan(
 
 def read_prompts(path: Path) -> dict[str, str]:
     """Where it is ("FILE, line 3: ") -> prompt, blank lines left out. Raises: InvalidInput if there are none."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{path} is not valid UTF-8: give a text file with one prompt per line.") from None
-    prompts = {f"{path}, line {number}: ": line for number, line in enumerate(lines, 1) if line.strip()}
-    if not prompts:
-        raise InvalidInput(f"There are no prompts in {path}: give a text file with one prompt per line.")
-    return prompts
+    from .files import read_prompt_lines
+
+    return {f"{path}, line {number}: ": line for number, line in read_prompt_lines(path).items()}
 
 
 def parse_seeds(texts: Sequence[str]) -> list[int]:

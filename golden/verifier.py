@@ -20,13 +20,12 @@ from torch import Tensor, nn
 
 from .errors import BadWeights, MissingWeights
 from .families import Embeddings, find_family
-from .files import load_weights, save_weights
+from .files import VERIFIER_KEY, load_weights, save_weights
 from .flows import step_between
 from .models import Sampling
 from .noise import as_latents_of
 from .pipelines import denoise, network_of
 
-CONFIG_KEY = "verifier_config"  # where a weight file keeps its VerifierConfig, as JSON
 GRID = 4  # cells along each side into which features are pooled, so that the head can tell left from right
 
 
@@ -275,7 +274,7 @@ def missing_verifier(name: str) -> MissingWeights:
 def save_verifier(path: str | Path, verifier: Verifier, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file in half precision: weights, config and `metadata`, its SHA-256 beside it."""
     weights = {name: value.half() for name, value in verifier.state_dict().items()}
-    save_weights(path, weights, {**(metadata or {}), CONFIG_KEY: json.dumps(asdict(verifier.config))})
+    save_weights(path, weights, {**(metadata or {}), VERIFIER_KEY: json.dumps(asdict(verifier.config))})
 
 
 def load_verifier(path: str | Path, pipeline: Any) -> Verifier:
@@ -285,7 +284,7 @@ def load_verifier(path: str | Path, pipeline: Any) -> Verifier:
     """
     weights, metadata = load_weights(Path(path))
     try:
-        config = VerifierConfig(**json.loads(metadata[CONFIG_KEY]))
+        config = VerifierConfig(**json.loads(metadata[VERIFIER_KEY]))
     except (KeyError, TypeError, ValueError) as error:
         raise BadWeights(f"{Path(path).name} is not a verifier: it has no config of one.") from error
     encoder = _truncate(copy.deepcopy(network_of(pipeline))).float()
@@ -294,5 +293,5 @@ def load_verifier(path: str | Path, pipeline: Any) -> Verifier:
         verifier.load_state_dict({name: value.float() for name, value in weights.items()})
     except RuntimeError as error:
         raise BadWeights(f"{Path(path).name} is a verifier for another model than this pipeline's.") from error
-    verifier.metadata = {key: value for key, value in metadata.items() if key != CONFIG_KEY}
+    verifier.metadata = {key: value for key, value in metadata.items() if key != VERIFIER_KEY}
     return verifier.to(pipeline._execution_device).requires_grad_(False).eval()

@@ -237,7 +237,7 @@ def test_another_npnet_than_the_images_is_noticed(tmp_path, tiny_npnet_file):
         (("--prompt", "x", "--device", "toaster"), "cannot run on 'toaster'"),
         (("--prompt", "x", "--control", "absent.png"), "absent.png cannot be read: No such file"),
         (("--prompt", "x", "--control", __file__), "not a readable PNG, JPEG or WebP file"),
-        (("--from-image", "absent.png"), "absent.png cannot be read: No such file"),
+        (("--from-image", "absent.png"), "^absent.png cannot be read: No such file"),
         (("--from-image", "."), r"\. cannot be read|Give a PNG"),
         (("--from-image", __file__), r"test_main\.py: The file is not a readable PNG"),
         (("--prompt", "x", "--out", __file__), "cannot be written"),

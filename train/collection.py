@@ -10,7 +10,7 @@ from tqdm import tqdm
 from golden.checkers import Checker, find_checker
 from golden.checks import check_name
 from golden.errors import InvalidInput
-from golden.files import sha256
+from golden.files import read_prompt_lines, sha256
 from golden.judges import ALL_JUDGES, embedded_path, find_judge
 from golden.judges.loading import weight_paths
 from golden.model import with_verifier
@@ -64,24 +64,14 @@ def read_prompts(path: Path | None, checker: Checker | None = None) -> list[str]
     """
     if path is None:
         return None
-    try:
-        # -sig: the mark that some editors put in front is no part of the first prompt.
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{path} is not valid UTF-8: give a text file with one prompt per line.") from None
     prompts = []
-    for number, line in enumerate(lines, 1):
-        if prompt := line.strip():
-            try:
-                if checker:
-                    checker.validate_prompt(prompt)
-            except InvalidInput as error:
-                raise InvalidInput(f"{path}, line {number}: {error}") from None
-            prompts.append(prompt)
-    if not prompts:
-        raise InvalidInput(f"There are no prompts in {path}: give a text file with one prompt per line.")
+    for number, line in read_prompt_lines(path).items():
+        prompts.append(line.strip())
+        try:
+            if checker:
+                checker.validate_prompt(prompts[-1])
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}, line {number}: {error}") from None
     return prompts
 
 

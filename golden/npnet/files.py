@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadWeights, InvalidInput
-from ..files import load_weights, save_weights
+from ..files import VERIFIER_KEY, load_weights, save_weights
 from .branches import BRANCHES
 from .config import NPNetConfig, change_config, config_from_json, config_to_json
 from .network import NPNet
@@ -47,7 +47,7 @@ def load_npnet(path: str | Path, **overrides: Any) -> NPNet:
     path = find_npnet(path)
     name = path.name
     entries, metadata = load_weights(path)
-    if "verifier_config" in metadata:  # which golden/verifier.py writes
+    if VERIFIER_KEY in metadata:
         raise BadWeights(f"{name} is a verifier, not an NPNet.")
     tensors = _translate(name, _flatten(name, entries))
     config = _read_config(name, metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else _published_config(tensors)
