@@ -25,6 +25,7 @@ from eval.rendering import (
     check_variant,
     encode_images,
     first_sampling,
+    plan_batches,
     plan_run,
 )
 from eval.results import Results
@@ -81,7 +82,8 @@ class Run:
 
     @property
     def batches(self) -> list[BatchPlan]:
-        return plan_run(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size)
+        apart = self.suite.seeds_apart(self.seeds)
+        return plan_run(self.prompts.prompts, self.seeds, self.variants, self.settings.batch_size, apart)
 
 
 # --- before the first image ------------------------------------------------------------------------------------------
@@ -124,7 +126,6 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
         image_encoder=image_encoder,
         control=control,
         bf16=settings.bf16,
-        noise_per_prompt=settings.noise_per_prompt,
     )
     renderer.check(plan.variants, prompts.prompts[0])
     return Run(settings, suite, prompts, seeds, plan, pairs, renderer, judges.names if judges else (), real)
@@ -222,7 +223,7 @@ def identify(run: Run) -> dict:
         "model": model.spec.name,
         "suite": run.suite.name,
         "prompts": {"name": run.prompts.name, "num": len(run.prompts.prompts), "sha256": run.prompts.sha256},
-        "seeds": {"first": settings.first_seed, "num": len(run.seeds)} | _describe_noises(settings),
+        "seeds": {"first": settings.first_seed, "num": len(run.seeds), "noise_per_prompt": True},  # until 0.10 shared
         "variants": [_describe_variant(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
         "bf16": settings.bf16,
@@ -235,11 +236,6 @@ def identify(run: Run) -> dict:
         "networks": describe_networks(run.plan.networks, run.pairs),
         "npnet": sha256(find_npnet(npnet)) if model.npnet is not None and npnet else None,
     }
-
-
-def _describe_noises(settings: BenchmarkSettings) -> dict:
-    """Nothing where prompts share noises, as in runs of earlier versions."""
-    return {"noise_per_prompt": True} if settings.noise_per_prompt else {}
 
 
 def _describe_variant(variant: Variant) -> dict:
@@ -301,11 +297,11 @@ def render_parts(run: Run, folder: RunFolder, *, keep_images: bool = False) -> N
 
 
 def save_images(folder: Path, units: Sequence[Unit], images: dict[str, list[Image.Image]]) -> None:
-    """Write images as PNG, named by prompt, seed and variant."""
+    """Write images as PNG, named by prompt, the seed of its noise, and variant."""
     with explain_write_errors(folder):
         for name, made in images.items():
             for unit, image in zip(units, made, strict=True):
-                with atomic_path(folder / f"{unit.prompt_index:04d}-{unit.seed}-{name}.png") as temporary:
+                with atomic_path(folder / f"{unit.prompt_index:04d}-{unit.noise_seed}-{name}.png") as temporary:
                     image.save(temporary, format="PNG")
 
 
@@ -353,7 +349,8 @@ def group_rows(rows: pd.DataFrame, run: Run) -> pd.DataFrame:
     if len(starts) == 1:
         return rows
     length = len(run.seeds) // len(starts)
-    names = {start + index: f"seeds {start} to {start + length - 1}" for start in starts for index in range(length)}
+    last = length * len(run.prompts.prompts) - 1
+    names = {start + index: f"seeds {start} to {start + last}" for start in starts for index in range(length)}
     return rows.assign(category=rows["seed"].map(names))
 
 
@@ -365,7 +362,7 @@ def read_pairs(pairs: PairsFolder, checker: str | None) -> pd.DataFrame:
 
 def compare_singular_vectors(run: Run) -> dict[str, tuple]:
     """By arm, how similar the singular vectors of its noise are to those of the source noise."""
-    units = [Unit(i, prompt, run.seeds[0]) for i, prompt in enumerate(run.prompts.prompts[:NUM_NOISES])]
+    units = plan_batches(run.prompts.prompts[:NUM_NOISES], run.seeds[:1], run.variants[:1], NUM_NOISES)[0]
     start = run.renderer.start(units)
     noises = run.renderer.make_noises(run.variants, start, Timings())
     return {name: singular_similarity(start.source, noise) for name, noise in noises.items() if name != "standard"}

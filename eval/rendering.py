@@ -111,30 +111,30 @@ def check_variant(variant: Variant, spec: ModelSpec, prompt: str) -> Variant:
 
 @dataclass(frozen=True)
 class Unit:
-    """One source noise: a prompt and a seed."""
+    """One source noise: a prompt, which of the run's seeds it is for, and the seed that it is drawn from."""
 
     prompt_index: int
     prompt: Prompt
     seed: int
-
-    def noise_seed(self, per_prompt: bool) -> int:
-        """The seed of the noise: the unit's own, or, `per_prompt`, one that no other prompt has."""
-        return (self.seed + per_prompt * SEEDS_APART * self.prompt_index) % 2**32
+    noise_seed: int
 
 
 SEEDS_APART = 100_000
-"""What lies between the seeds of neighbouring prompts that have noises of their own."""
+"""What lies between the seeds of neighbouring prompts' noises. With one noise for all prompts intervals over prompts
+would hold for that noise alone, and one noise can be good or bad for a whole kind of prompt."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What all variants of a batch start from: for each unit a row of embeddings and of source noise (B, C, h, w), and
-    the seed of that noise."""
+    """What all variants of a batch start from: for each unit a row of embeddings and of source noise (B, C, h, w)."""
 
     units: Sequence[Unit]
     embeddings: Embeddings
     source: Tensor
-    seeds: list[int]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [unit.noise_seed for unit in self.units]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,11 @@ class BatchPlan:
 
 
 def plan_run(
-    prompts: Sequence[Prompt], seeds: Sequence[int], variants: Sequence[Variant], batch_size: int
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    variants: Sequence[Variant],
+    batch_size: int,
+    seeds_apart: int = SEEDS_APART,
 ) -> list[BatchPlan]:
     """The batches of a run: first those of the variants for all prompts, then those of others for fewer."""
     by_number: dict[int, list[Variant]] = {len(prompts): []}
@@ -156,7 +160,7 @@ def plan_run(
         BatchPlan(units, members)
         for number, members in by_number.items()
         if members
-        for units in plan_batches(prompts, seeds, members, batch_size, number)
+        for units in plan_batches(prompts, seeds, members, batch_size, number, seeds_apart)
     ]
 
 
@@ -166,14 +170,19 @@ def plan_batches(
     variants: Sequence[Variant],
     batch_size: int,
     num_prompts: int | None = None,
+    seeds_apart: int = SEEDS_APART,
 ) -> list[list[Unit]]:
     """The units of each batch, so that a call of the denoiser has about `batch_size` rows.
+
+    A prompt's noises are drawn from the seeds plus `seeds_apart` times its place, so that it shares none with another.
 
     Seed by seed, not prompt by prompt: neighbours in a batch then have different prompts, which the arm with mismatched
     prompts relies on, and a run that is stopped early has covered every prompt.
     """
     chosen = spread_evenly(len(prompts), num_prompts or len(prompts))
-    units = [Unit(index, prompts[index], seed) for seed in seeds for index in chosen]
+    units = [
+        Unit(index, prompts[index], seed, (seed + seeds_apart * index) % 2**32) for seed in seeds for index in chosen
+    ]
     rows_per_unit = max(len(group) for group in group_variants(variants).values())
     size = max(1, batch_size // rows_per_unit)
     return [units[start : start + size] for start in range(0, len(units), size)]
@@ -207,8 +216,7 @@ class Renderer:
 
     `npnets` and `unets` are those that variants name; `judges` score. The embeddings of an `image_encoder` are kept
     with each row (`features`), to measure how far images are from each other. `bf16` renders in half precision;
-    `control` is the control image of a ControlNet, used with every prompt. With `noise_per_prompt` no two prompts share
-    the noise of a seed.
+    `control` is the control image of a ControlNet, used with every prompt.
     """
 
     model: Model
@@ -218,7 +226,6 @@ class Renderer:
     image_encoder: ClipJudge | None = None
     control: Image.Image | None = None
     bf16: bool = False
-    noise_per_prompt: bool = False
 
     def start(self, units: Sequence[Unit]) -> Start:
         """Encode the prompts and draw the source noise of a batch, once for all variants."""
@@ -227,8 +234,7 @@ class Renderer:
         embeddings = encode_prompts(pipeline, [unit.prompt.text for unit in units])
         if self.control is not None:
             embeddings = add_control(pipeline, embeddings, self.control, shape)
-        seeds = [unit.noise_seed(self.noise_per_prompt) for unit in units]
-        return Start(units, embeddings, source_noise(seeds, shape), seeds)
+        return Start(units, embeddings, source_noise([unit.noise_seed for unit in units], shape))
 
     def check(self, variants: Sequence[Variant], prompt: Prompt) -> None:
         """Make every sampler and one noise of every arm, so that whatever is missing is reported before the run."""
@@ -238,7 +244,7 @@ class Renderer:
             shift = {"mu": 1.0} if sampler.config.get("use_dynamic_shifting") else {}
             sampler.set_timesteps(variant.num_inference_steps, **shift)
         ready = [variant for variant in variants if variant.npnet is None or variant.npnet in self.npnets]
-        self.make_noises(ready, self.start([Unit(0, prompt, 0)]), Timings())
+        self.make_noises(ready, self.start([Unit(0, prompt, 0, 0)]), Timings())
 
     def make_noises(self, variants: Sequence[Variant], start: Start, timings: Timings) -> dict[str, Tensor]:
         """By variant, its noise (B, C, h, w); variants that differ in their sampling alone share the work."""
@@ -325,13 +331,13 @@ class Renderer:
     ) -> Iterator[dict[str, Any]]:
         distances = noise_health(noise, start.source)["distance"].tolist()
         checker = self.model.checker
-        for unit, noise_seed, distance, image in zip(start.units, start.seeds, distances, images, strict=True):
+        for unit, distance, image in zip(start.units, distances, images, strict=True):
             row: dict[str, Any] = {
                 "prompt_index": unit.prompt_index,
                 "category": unit.prompt.category,
                 "prompt": unit.prompt.text,
                 "seed": unit.seed,
-                "noise_seed": noise_seed,
+                "noise_seed": unit.noise_seed,
                 "variant": variant.name,
                 "arm": variant.arm,
                 "distance": distance,

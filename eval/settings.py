@@ -31,13 +31,8 @@ class BenchmarkSettings:
     limit_ascent: int | None = flag(
         None, "the same for the arm ascent alone, which takes long (default: as the others)"
     )
-    num_seeds: int | None = flag(None, "seeds per prompt, in each range of the suite (default: the suite's)")
-    first_seed: int = flag(0, "first seed")
-    noise_per_prompt: bool = flag(
-        False,
-        "give each prompt noises of its own, from the seed plus 100,000 times its place in the set; otherwise all "
-        "prompts share the noise of a seed, and intervals hold for these few noises alone",
-    )
+    num_seeds: int | None = flag(None, "noises per prompt, in each range of the suite (default: the suite's)")
+    first_seed: int = flag(0, "seed of the first prompt's first noise; no two prompts share a noise")
     arms: tuple[str, ...] | None = flag(
         None, "names of the noises to compare, standard among them (default: the suite's)", metavar="ARM"
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from eval.networks import NetworkRecipe
-from eval.rendering import Variant
+from eval.rendering import SEEDS_APART, Variant
 from golden.arms import WITH_NPNET, WITH_VERIFIER, arms_for
 from golden.errors import InvalidInput
 from golden.judges import ALL_JUDGES
@@ -74,6 +74,10 @@ class Suite:
     measures: str = ""
     every_set: bool = False
     at_samplings: bool = False
+
+    def seeds_apart(self, seeds: Sequence[int]) -> int:
+        """What lies between the seeds of neighbouring prompts. Ranges of seeds are used up one after the other."""
+        return len(seeds) // len(self.seed_starts) if len(self.seed_starts) > 1 else SEEDS_APART
 
 
 def uses_shapes_checker(spec: ModelSpec) -> bool:

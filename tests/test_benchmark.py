@@ -25,7 +25,7 @@ from eval.run_benchmark import main
 from eval.runs import RunFolder
 from eval.sections import how_it_was_made
 from eval.settings import BenchmarkSettings
-from eval.suites import SUITES
+from eval.suites import RANGES, SUITES
 from eval.summary import (
     add_clusters,
     compare_all,
@@ -41,6 +41,7 @@ from eval.summary import (
 from golden.checkers import FAULTS
 from golden.errors import BadWeights, GoldenError, InvalidInput, MissingWeights, run_command
 from golden.models import MODELS
+from golden.noise import source_noise
 from golden.shapes import HARD_CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,7 +99,7 @@ def test_the_manifest_says_what_was_measured(finished):
     identity, start = manifest["identity"], manifest["starts"][0]
     assert identity["model"] == "shapes"
     assert identity["prompts"]["num"] == 5
-    assert identity["seeds"] == {"first": 0, "num": 2}
+    assert identity["seeds"] == {"first": 0, "num": 2, "noise_per_prompt": True}
     assert any(name.startswith("unet/") and len(value) == 64 for name, value in identity["weights"].items())
     assert len(identity["npnet"]) == 64
     assert start["versions"]["torch"]
@@ -145,6 +146,7 @@ import torch
 from eval.run_benchmark import main
 from golden.errors import run_command
 from golden.models import MODELS
+from golden.noise import source_noise
 torch.set_num_threads(1)
 MODELS["shapes"] = replace(MODELS["shapes"], repo={repo!r}, npnet={npnet!r})
 run_command(lambda: main(sys.argv[1:]))
@@ -225,27 +227,41 @@ def test_batches_mix_prompts_and_go_seed_by_seed():
     assert len(plan_batches(prompts, [3, 4], slow, batch_size=6)) == 4
 
 
-def test_prompts_share_the_noise_of_a_seed_or_have_noises_of_their_own(tmp_path):
-    few = settings(limit=2, num_seeds=2, arms=("standard", "npnet"))
-    shared = benchmark.run_benchmark(prepare(few), tmp_path / "shared")
-    own = benchmark.run_benchmark(prepare(replace(few, noise_per_prompt=True)), tmp_path / "own")
-    assert shared.rows.groupby("seed")["noise_seed"].unique().map(list).tolist() == [[0], [1]]
-    assert own.rows.groupby(["prompt_index", "seed"])["noise_seed"].unique().map(list).tolist() == [
+def test_no_two_prompts_share_a_noise(tmp_path):
+    results = benchmark.run_benchmark(prepare(settings(limit=2, num_seeds=2, arms=("standard", "npnet"))), tmp_path)
+    assert results.rows.groupby(["prompt_index", "seed"])["noise_seed"].unique().map(list).tolist() == [
         [0], [1], [SEEDS_APART], [SEEDS_APART + 1],
     ]  # fmt: skip
-    assert set(own.metrics) == set(shared.metrics)
-    changes = [
-        run.rows[run.rows["arm"] == "npnet"].set_index(["prompt_index", "seed"])["distance"] for run in (shared, own)
-    ]
-    assert np.allclose(changes[0][0], changes[1][0])
-    assert not np.allclose(changes[0][1], changes[1][1])
-    said = [
-        ("noises of its own" in str(how_it_was_made(run)), describe_answer(run).get("noise_per_prompt"))
-        for run in (shared, own)
-    ]
-    assert said == [(False, None), (True, True)]
-    with pytest.raises(InvalidInput):
-        benchmark.run_benchmark(prepare(few), tmp_path / "own")
+    assert "noises of its own" in str(how_it_was_made(results))
+    assert describe_answer(results)["noise_per_prompt"]
+
+
+@pytest.mark.parametrize("seed", [0, SEEDS_APART])
+def test_the_noise_is_that_of_its_seed(seed, tmp_path):
+    """The first prompt's first noise and the second's are those that the app and the library draw from these seeds."""
+    run = prepare(settings(limit=2, num_seeds=1, arms=("standard",)))
+    units = [unit for batch in run.batches for unit in batch.units if unit.noise_seed == seed]
+    start = run.renderer.start(units)
+    assert len(units) == 1
+    assert torch.equal(start.source, source_noise([seed], start.source.shape[1:]))
+
+
+def test_ranges_of_seeds_stay_ranges():
+    """Prompts take the seeds of a range one after the other."""
+    run = prepare(settings(suite="seeds", limit=3))
+    seeds = [unit.noise_seed for batch in run.batches for unit in batch.units]
+    assert seeds == [start + place for start in RANGES for place in range(3)]
+
+
+def test_a_run_whose_prompts_shared_noises_is_not_continued(tmp_path):
+    """Such as those of version 0.10 and earlier."""
+    few = settings(limit=2, num_seeds=2, arms=("standard", "npnet"))
+    benchmark.run_benchmark(prepare(few), tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["identity"]["seeds"]["noise_per_prompt"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match="seeds"):
+        benchmark.run_benchmark(prepare(few), tmp_path)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_ranges_of_seeds_are_reported_apart(tmp_path):
     results = benchmark.run_benchmark(run, tmp_path)
     assert results is not None
     ranges = list(dict.fromkeys(effect.category for effect in results.by_category))
-    assert ranges == ["seeds 0 to 1", "seeds 1024 to 1025", "seeds 2048 to 2049", "seeds 3072 to 3073"]
+    assert ranges == ["seeds 0 to 3", "seeds 1024 to 1027", "seeds 2048 to 2051", "seeds 3072 to 3075"]
     own = results.rows[(results.rows["category"] == ranges[1]) & (results.rows["variant"] == "npnet")]
     effect = next(e for e in results.by_category if e.category == ranges[1] and e.variant == "npnet")
     assert effect.mean == pytest.approx(own["right"].mean())
@@ -186,7 +186,7 @@ def test_another_unet_and_another_sampler_are_batches_of_their_own(tiny_sdxl_fol
     for parameter in other.parameters():
         parameter.data *= 0.5
     renderer = benchmark.Renderer(model, unets={"other": other})
-    start = renderer.start([Unit(0, _prompt(), 0)])
+    start = renderer.start([Unit(0, _prompt(), 0, 0)])
     noises = renderer.make_noises(variants, start, timings := Timings())
     images = renderer.render(variants, noises, start, timings)
     assert list(timings.sampling) == ["ddim 2 5.5", "ddim 2 5.5 other", "dpm_ays 2 5.5"]
