@@ -37,7 +37,8 @@ from .sizes import check_size
 if TYPE_CHECKING:  # judges bring libraries that comparisons without them need not wait for
     from .judges import JudgeSet
 
-PREVIEWS_PER_SECOND = 4
+PREVIEWS_PER_SECOND = 4  # at most
+PREVIEW_SHARE = 0.1  # of a run's time, at most
 KEPT_STEPS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # of all steps: after these a comparison keeps what its images look like
 KEPT_SIDE = 96  # pixels of what is kept
 
@@ -105,7 +106,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Checked:
-    """All but the judges' scores is there; emitted only if there are judges."""
+    """All but the images of the steps and the judges' scores is there; emitted only if there are judges."""
 
     comparison: Comparison
 
@@ -144,11 +145,13 @@ def compare(
         try:
             with ExitStack() as turn:
                 turn.enter_context(_turn(model, stopped, lambda: events.put(Progress(0, request.num_inference_steps))))
-                comparison = _run(request, model, shape, events.put, stopped)
+                comparison, estimates = _run(request, model, shape, events.put, stopped)
+                if judges is not None:
+                    events.put(Checked(comparison))
+                comparison = replace(comparison, steps=_draw_steps(model.pipeline, estimates))
                 if not is_spared(model.pipeline):
                     turn.close()
                 if judges is not None:
-                    events.put(Checked(comparison))
                     comparison = _score(comparison, judges, events.put, stopped)
             events.put(comparison)
         except BaseException as error:
@@ -193,8 +196,9 @@ def _turn(model: Model, stopped: threading.Event, on_wait: Callable[[], None]) -
 
 def _run(
     request: CompareRequest, model: Model, shape: tuple[int, int, int], emit: Any, stopped: threading.Event
-) -> Comparison:
-    """The comparison of images whose latents have `shape`."""
+) -> tuple[Comparison, dict[int, Tensor]]:
+    """The comparison of images whose latents have `shape`, and by the percentage of the steps taken what its images
+    were expected to become (B, C, h, w)."""
     started = time.perf_counter()
     pipeline, arms = model.pipeline, request.arms
     _stop_if(stopped)
@@ -205,20 +209,21 @@ def _run(
     conditions = Conditions(model, model.npnet, embeddings, [request.seed])
     noises, seconds = make_noises(arms, source, conditions, request.strength)
 
-    last_preview, kept_steps = time.perf_counter(), {}
+    estimates: dict[int, Tensor] = {}
+    next_preview = time.perf_counter() + 1 / PREVIEWS_PER_SECOND
 
     def on_step(step: int, num_steps: int, clean_estimate: Tensor) -> None:
-        nonlocal last_preview
+        nonlocal next_preview
         _stop_if(stopped)
         previews: tuple[Image.Image, ...] = ()
-        is_kept = step in {math.ceil(share * num_steps) for share in KEPT_STEPS}
-        due = is_kept or time.perf_counter() - last_preview > 1 / PREVIEWS_PER_SECOND
         # Where memory is low the VAE would take the denoising network's place on the device.
-        if due and step < num_steps and not is_spared(pipeline):
-            previews = tuple(decode(pipeline, clean_estimate))
-            last_preview = time.perf_counter()
-        if is_kept and previews:
-            kept_steps[round(100 * step / num_steps)] = tuple(shrink(image, KEPT_SIDE) for image in previews)
+        if step < num_steps and not is_spared(pipeline):
+            if step in {math.ceil(share * num_steps) for share in KEPT_STEPS}:
+                estimates[round(100 * step / num_steps)] = clean_estimate.clone()
+            if (began := time.perf_counter()) >= next_preview:
+                previews = tuple(decode(pipeline, clean_estimate))
+                ended = time.perf_counter()
+                next_preview = ended + max(1 / PREVIEWS_PER_SECOND, (1 / PREVIEW_SHARE - 1) * (ended - began))
         emit(Progress(step, num_steps, previews))
 
     rows = cat([noises[arm] for arm in arms])
@@ -234,9 +239,16 @@ def _run(
     verdicts = {arm: checker.check(request.prompt, image) for arm, image in images.items()} if checker else {}
     kept = {arm: noise[0].float().cpu() for arm, noise in noises.items()}
     npnet_seconds, noise_seconds = seconds.get("npnet", 0.0), sum(seconds.values())
-    return Comparison(
-        request, images, kept, verdicts, npnet_seconds, total, steps=kept_steps, noise_seconds=noise_seconds
-    )
+    return Comparison(request, images, kept, verdicts, npnet_seconds, total, noise_seconds=noise_seconds), estimates
+
+
+def _draw_steps(pipeline: Any, estimates: dict[int, Tensor]) -> dict[int, tuple[Image.Image, ...]]:
+    """Small images of what was expected after some steps, all at once when the images themselves are there."""
+    if not estimates:
+        return {}
+    images = [shrink(image, KEPT_SIDE) for image in decode(pipeline, cat(list(estimates.values())))]
+    num_arms = len(images) // len(estimates)
+    return {percent: tuple(images[i * num_arms : (i + 1) * num_arms]) for i, percent in enumerate(estimates)}
 
 
 def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:

@@ -1,5 +1,6 @@
 """A comparison: validation that lets nothing odd through, events in order, a stop that stops, and fairness."""
 
+import itertools
 import math
 import threading
 import time
@@ -63,9 +64,21 @@ def test_npnets_overhead_does_not_depend_on_what_other_noises_take(tiny_shapes, 
 
 def test_previews_show_every_arm(tiny_shapes, monkeypatch):
     monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 10**9)
+    monkeypatch.setattr("golden.compare.PREVIEW_SHARE", 1)
     progress = [event for event in compare(SHORT, tiny_shapes) if isinstance(event, Progress)]
     assert [len(event.previews) for event in progress] == [2, 2, 0]  # the last step is followed by the image itself
     assert progress[0].previews[0].size == (8 * SIZE, 8 * SIZE)
+
+
+def test_previews_take_a_tenth_of_the_time_at_most(tiny_shapes, monkeypatch):
+    """After a preview that takes a tick there are nine ticks without one."""
+    clock = itertools.count()  # a tick each time that somebody looks: twice for a preview, else once a step
+    monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 10**9)
+    monkeypatch.setattr("golden.compare.time.perf_counter", lambda: next(clock))
+    events = compare(replace(SHORT, num_inference_steps=40), tiny_shapes)
+    shown = [event.step for event in events if isinstance(event, Progress) and event.previews]
+    assert len(shown) >= 3
+    assert min(b - a for a, b in itertools.pairwise(shown)) >= 9
 
 
 @pytest.mark.parametrize("sampler", FAMILIES["sdxl"].samplers)
@@ -297,6 +310,7 @@ def test_closing_the_generator_stops_within_one_judge(tiny_shapes, tiny_judges):
 
 def test_on_a_small_card_the_same_images_without_previews(tiny_model, spared_model, monkeypatch):
     monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 10**9)
+    monkeypatch.setattr("golden.compare.PREVIEW_SHARE", 1)
     expected = run_comparison(SHORT, tiny_model)
     *progress, rendered, comparison = compare(SHORT, spared_model)
     assert progress == [Progress(step, 6) for step in range(1, 7)]

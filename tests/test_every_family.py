@@ -71,6 +71,7 @@ def test_equal_noise_in_both_arms_gives_equal_latents(model, sampler):
 
 def test_every_sampler_counts_its_steps_and_shows_previews(model, monkeypatch):
     monkeypatch.setattr("golden.compare.PREVIEWS_PER_SECOND", 10**9)
+    monkeypatch.setattr("golden.compare.PREVIEW_SHARE", 1)
     for sampler in model.family.samplers:
         request = CompareRequest(prompt="a red star", num_inference_steps=3, sampler=sampler, seed=3)
         progress = [event for event in compare(request, model) if isinstance(event, Progress)]

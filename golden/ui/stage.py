@@ -90,7 +90,11 @@ class Stage:
         for slot, arm in zip(self.slots, labelled, strict=False):
             shown[slot.verdict] = show_verdict(verdicts.get(arm), winner == arm)
         shown[self.figures] = show_figures(comparison)
-        return shown | self.show_scores(comparison) | self.show_noise(comparison) | {self.flow: show_flow(comparison)}
+        return shown | self.show_scores(comparison) | self.show_noise(comparison) | self.show_steps(comparison)
+
+    def show_steps(self, comparison: Comparison) -> dict:
+        """How this comparison went, from noise to images."""
+        return {self.flow: show_flow(comparison)}
 
     def show_noise(self, comparison: Comparison) -> dict:
         """What the arm that the page explains did to the source noise; nothing for the source noise alone."""

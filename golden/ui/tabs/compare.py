@@ -151,9 +151,9 @@ class RunUpdates:
         finished = {self.status: show_status(f"{summarise(event)} {unchecked}")}
         if self.page.judging.judges is None:
             return self._show_outcome(event) | finished
-        # Everything but the last words was shown as it was checked and scored.
+        # All but the images of the steps and the last words was shown as it was checked and scored.
         self.records = session.add_scores(self.records, event, self.page.judging.weights)
-        return finished | {self.page.records: self.records}
+        return finished | self.stage.show_steps(event) | {self.page.records: self.records}
 
     def _lay_out(self) -> dict:
         """Places for the arms, once, as the first images arrive: until then those of the comparison before stay."""
