@@ -47,7 +47,7 @@ def test_a_measured_answer_has_figures_interval_and_the_naive_baseline(embedded)
     assert "2 seeds per prompt, judged" in found.details[2]
     assert len(found.details) == 3
     write(noise_per_prompt=True)
-    assert "2 seeds per prompt, each prompt with noises of its own, judged" in read_measured(spec).details[2]
+    assert "2 noises per prompt, judged" in read_measured(spec).details[2]
 
 
 def test_a_second_set_of_prompts_has_its_own_sentence(embedded):

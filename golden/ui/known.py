@@ -80,8 +80,8 @@ def _describe_measured(found: dict[str, Any], spec: ModelSpec) -> Known:
         if name in found["arms"]:
             details.append(sentence.format(_percent(found["arms"][name]["right"])))
     details += [_describe_other(other) for other in found.get("others", [])]
-    whose = ", each prompt with noises of its own" if found.get("noise_per_prompt") else ""
-    details.append(f"{'One seed' if seeds == 1 else f'{seeds} seeds'} per prompt{whose}, judged by the exact check.")
+    what = "noise" if found.get("noise_per_prompt") else "seed"  # until version 0.10 all prompts shared a seed's noise
+    details.append(f"{f'One {what}' if seeds == 1 else f'{seeds} {what}s'} per prompt, judged by the exact check.")
     if not _is_of(found, spec):
         details.append("This was measured with other weights than those in use.")
     return Known(answer, tuple(details), write_difference(golden["difference"]))
