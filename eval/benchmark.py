@@ -25,7 +25,7 @@ from eval.rendering import (
     check_variant,
     encode_images,
     first_sampling,
-    plan_batches,
+    list_units,
     plan_run,
 )
 from eval.results import Results
@@ -223,7 +223,7 @@ def identify(run: Run) -> dict:
         "model": model.spec.name,
         "suite": run.suite.name,
         "prompts": {"name": run.prompts.name, "num": len(run.prompts.prompts), "sha256": run.prompts.sha256},
-        "seeds": {"first": settings.first_seed, "num": len(run.seeds), "noise_per_prompt": True},  # until 0.10 shared
+        "seeds": {"first": settings.first_seed, "num": len(run.seeds), "noise_per_prompt": True},  # not before 0.11
         "variants": [_describe_variant(variant) for variant in run.variants],
         "batch_size": settings.batch_size,
         "bf16": settings.bf16,
@@ -362,7 +362,7 @@ def read_pairs(pairs: PairsFolder, checker: str | None) -> pd.DataFrame:
 
 def compare_singular_vectors(run: Run) -> dict[str, tuple]:
     """By arm, how similar the singular vectors of its noise are to those of the source noise."""
-    units = plan_batches(run.prompts.prompts[:NUM_NOISES], run.seeds[:1], run.variants[:1], NUM_NOISES)[0]
+    units = list_units(run.prompts.prompts[:NUM_NOISES], run.seeds[:1])
     start = run.renderer.start(units)
     noises = run.renderer.make_noises(run.variants, start, Timings())
     return {name: singular_similarity(start.source, noise) for name, noise in noises.items() if name != "standard"}

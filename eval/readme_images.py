@@ -13,7 +13,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from eval.rendering import SEEDS_APART
+from eval.prompt_sets import Prompt
+from eval.rendering import list_units
 from golden.compare import CompareRequest, Comparison, run_comparison
 from golden.errors import ArgumentParser, run_command
 from golden.files import ASSETS, atomic_path
@@ -28,21 +29,16 @@ TITLES = {"standard": "standard", "npnet": "golden"}
 def find_differences(num_won: int, num_lost: int) -> list[Comparison]:
     """Random test prompts and noises of the benchmark, until golden has won and lost so many by the checker."""
     model = load_model("shapes", device="cpu")
-    # A prompt's noises are those of the benchmark, which depend on its place in its set.
-    prompts = [
-        (place * SEEDS_APART, row["prompt"])
-        for path in TEST_SETS.values()
-        for place, row in enumerate(load_test_prompts(path))
-    ]
+    sets = [[Prompt(row["prompt"]) for row in load_test_prompts(path)] for path in TEST_SETS.values()]
+    units = [unit for seed in range(NUM_SEEDS) for prompts in sets for unit in list_units(prompts, [seed])]
     rng = np.random.default_rng(0)
     found: list[Comparison] = []
     left = {True: num_won, False: num_lost}
-    for index in rng.permutation(NUM_SEEDS * len(prompts)):
+    for index in rng.permutation(len(units)):
         if not any(left.values()):
             break
-        number, place = divmod(int(index), len(prompts))
-        first_seed, prompt = prompts[place]
-        comparison = run_comparison(CompareRequest(prompt=prompt, seed=first_seed + number), model)
+        unit = units[index]
+        comparison = run_comparison(CompareRequest(prompt=unit.prompt.text, seed=unit.noise_seed), model)
         won = comparison.verdicts["npnet"].correct
         if won != comparison.verdicts["standard"].correct and left[won]:
             left[won] -= 1

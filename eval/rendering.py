@@ -145,6 +145,19 @@ class BatchPlan:
     variants: list[Variant]
 
 
+def list_units(
+    prompts: Sequence[Prompt], seeds: Sequence[int], num_prompts: int | None = None, seeds_apart: int = SEEDS_APART
+) -> list[Unit]:
+    """The noises of prompts, spread evenly if only `num_prompts` are wanted, seed by seed.
+
+    They are drawn from the seeds plus `seeds_apart` times the prompt's place, so that no two prompts share one.
+    """
+    chosen = spread_evenly(len(prompts), num_prompts or len(prompts))
+    return [
+        Unit(index, prompts[index], seed, (seed + seeds_apart * index) % 2**32) for seed in seeds for index in chosen
+    ]
+
+
 def plan_run(
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
@@ -174,15 +187,10 @@ def plan_batches(
 ) -> list[list[Unit]]:
     """The units of each batch, so that a call of the denoiser has about `batch_size` rows.
 
-    A prompt's noises are drawn from the seeds plus `seeds_apart` times its place, so that it shares none with another.
-
     Seed by seed, not prompt by prompt: neighbours in a batch then have different prompts, which the arm with mismatched
     prompts relies on, and a run that is stopped early has covered every prompt.
     """
-    chosen = spread_evenly(len(prompts), num_prompts or len(prompts))
-    units = [
-        Unit(index, prompts[index], seed, (seed + seeds_apart * index) % 2**32) for seed in seeds for index in chosen
-    ]
+    units = list_units(prompts, seeds, num_prompts, seeds_apart)
     rows_per_unit = max(len(group) for group in group_variants(variants).values())
     size = max(1, batch_size // rows_per_unit)
     return [units[start : start + size] for start in range(0, len(units), size)]

@@ -243,12 +243,11 @@ def _run(
 
 
 def _draw_steps(pipeline: Any, estimates: dict[int, Tensor]) -> dict[int, tuple[Image.Image, ...]]:
-    """Small images of what was expected after some steps, all at once when the images themselves are there."""
-    if not estimates:
-        return {}
-    images = [shrink(image, KEPT_SIDE) for image in decode(pipeline, cat(list(estimates.values())))]
-    num_arms = len(images) // len(estimates)
-    return {percent: tuple(images[i * num_arms : (i + 1) * num_arms]) for i, percent in enumerate(estimates)}
+    """Small images of what was expected after some steps; step by step, as more at once need more memory."""
+    return {
+        percent: tuple(shrink(image, KEPT_SIDE) for image in decode(pipeline, estimate))
+        for percent, estimate in estimates.items()
+    }
 
 
 def _score(comparison: Comparison, judges: "JudgeSet", emit: Any, stopped: threading.Event) -> Comparison:

@@ -146,7 +146,6 @@ import torch
 from eval.run_benchmark import main
 from golden.errors import run_command
 from golden.models import MODELS
-from golden.noise import source_noise
 torch.set_num_threads(1)
 MODELS["shapes"] = replace(MODELS["shapes"], repo={repo!r}, npnet={npnet!r})
 run_command(lambda: main(sys.argv[1:]))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import golden.compare
 from golden.arms import ARMS
 from golden.compare import Checked, Comparison, Progress, Rendered, Scored, compare, run_comparison
 from golden.errors import InvalidInput, MissingWeights
@@ -406,6 +407,15 @@ def test_two_at_once_do_not_mix(tiny_shapes):
 
 
 # --- on the way ------------------------------------------------------------------------------------------------------
+
+
+def test_images_on_their_way_are_decoded_no_more_at_once_than_the_images(tiny_shapes, monkeypatch):
+    """All of them at once would need four times the memory, which a GPU that just fits the images does not have."""
+    decode, sizes = golden.compare.decode, []
+    monkeypatch.setattr("golden.compare.decode", lambda *given: sizes.append(len(given[1])) or decode(*given))
+    run_comparison(replace(SHORT, num_inference_steps=16), tiny_shapes)
+    assert len(sizes) >= 4
+    assert set(sizes) == {len(SHORT.arms)}
 
 
 def test_images_on_their_way_are_kept_however_fast_it_goes(tiny_shapes, monkeypatch):
