@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from eval.choices import find_spec, limit_ascent, list_seeds, list_sets, name_npnets
+from eval.choices import find_spec, limit_costly, list_seeds, list_sets, name_npnets
 from eval.distances import frechet_by_variant, render_real, singular_similarity
 from eval.golden_noise import compare_noises
 from eval.networks import PairsFolder, check_networks, describe_networks, open_pairs, prepare_networks
@@ -102,7 +102,7 @@ def prepare(settings: BenchmarkSettings, device: str = "cpu") -> Run:
     pairs = open_pairs(settings.pairs, spec) if settings.pairs else None
     plan = make_plan(settings, suite, spec, pairs)
     variants = [check_variant(variant, spec, prompts.prompts[0].text) for variant in plan.variants]
-    variants, limited = limit_ascent(variants, settings.limit_ascent, len(prompts.prompts))
+    variants, limited = limit_costly(variants, settings.limit_costly, len(prompts.prompts))
     plan = replace(plan, variants=variants, left_out=" ".join(filter(None, [plan.left_out, limited])))
     check_networks(plan.networks, pairs, spec)
     control = read_control(read_file(settings.control)) if settings.control else None

@@ -17,6 +17,8 @@ from golden.models import ModelSpec, find_model
 
 MAX_SEEDS = 1024
 NORM_LIMITS = (0.1, 2.0)
+COSTLY = ("ascent", "select_64")
+"""Arms that cost at least ten times standard's."""
 
 
 def find_spec(settings: BenchmarkSettings) -> ModelSpec:
@@ -65,15 +67,16 @@ def name_npnets(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def limit_ascent(variants: Sequence[Variant], num_prompts: int | None, num_all: int) -> tuple[list[Variant], str]:
-    """The variants, those that ascend limited to some prompts, and a sentence that says so if it limits anything.
+def limit_costly(variants: Sequence[Variant], num_prompts: int | None, num_all: int) -> tuple[list[Variant], str]:
+    """The variants, those of costly arms limited to some prompts, and a sentence that says so if it limits anything.
 
     Raises: InvalidInput for fewer than 1.
     """
     if num_prompts is None:
         return [*variants], ""
-    num = check_whole("number of prompts for ascent", num_prompts, 1, 10**6)
-    if num >= num_all or not any(variant.arm == "ascent" for variant in variants):
+    num = check_whole("number of prompts for costly arms", num_prompts, 1, 10**6)
+    costly = [arm for arm in COSTLY if any(variant.arm == arm for variant in variants)]
+    if num >= num_all or not costly:
         return [*variants], ""
-    limited = [replace(v, num_prompts=num) if v.arm == "ascent" else v for v in variants]
-    return limited, f"Ascent is measured on {num} of the {num_all} prompts."
+    limited = [replace(v, num_prompts=num) if v.arm in costly else v for v in variants]
+    return limited, f"Measured on {num} of the {num_all} prompts: {', '.join(costly)}."

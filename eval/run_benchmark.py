@@ -2,7 +2,7 @@
 
     python eval/run_benchmark.py                            # list the suites
     python eval/run_benchmark.py --suite main --num-seeds 4 --out runs/main
-    python eval/run_benchmark.py --suite golden-noise --limit-ascent 100 --npnets pairs=runs/npnet/npnet.safetensors
+    python eval/run_benchmark.py --suite golden-noise --limit-costly 100 --npnets pairs=runs/npnet/npnet.safetensors
     torchrun --standalone --nproc-per-node 2 eval/run_benchmark.py --model sdxl --judges all --out runs/sdxl
 
 Rows are written batch by batch. A run that is killed and started again with the same settings resumes, and ends with

@@ -28,8 +28,8 @@ class BenchmarkSettings:
         None, "a .csv, .jsonl or .txt file of prompts; for t2i-compbench its folder", metavar="FILE"
     )
     limit: int | None = flag(None, "number of prompts, spread evenly over the set (default: all)")
-    limit_ascent: int | None = flag(
-        None, "the same for the arm ascent alone, which takes long (default: as the others)"
+    limit_costly: int | None = flag(
+        None, "the same for the arms ascent and select_64, which take long (default: as for the others)"
     )
     num_seeds: int | None = flag(None, "noises per prompt, in each range of the suite (default: the suite's)")
     first_seed: int = flag(0, "seed of the first prompt's first noise; no two prompts share a noise")

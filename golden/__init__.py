@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .modular import GoldenNoiseStep
     from .npnet import NPNETS, NPNet, NPNetConfig, load_npnet, save_npnet
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"
 
 _MODULES = {
     "GoldenError": "errors",

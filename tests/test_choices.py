@@ -2,13 +2,13 @@
 
 import pytest
 
-from eval.choices import find_spec, limit_ascent, list_sets, name_npnets
+from eval.choices import find_spec, limit_costly, list_sets, name_npnets
 from eval.rendering import Variant
 from eval.settings import BenchmarkSettings
 from golden.errors import InvalidInput, MissingWeights
 from golden.models import MODELS
 
-VARIANTS = [Variant(arm, arm, 20, 5.5, "ddim") for arm in ("standard", "ascent")]
+VARIANTS = [Variant(arm, arm, 20, 5.5, "ddim") for arm in ("standard", "ascent", "select_64")]
 
 
 def test_further_npnets_are_named():
@@ -25,14 +25,15 @@ def test_names_that_are_none_are_refused(given):
         name_npnets(given)
 
 
-def test_ascent_is_limited_only_where_that_makes_a_difference():
-    limited, sentence = limit_ascent(VARIANTS, 5, 20)
-    assert [variant.num_prompts for variant in limited] == [None, 5]
-    assert sentence == "Ascent is measured on 5 of the 20 prompts."
+def test_costly_arms_are_limited_only_where_that_makes_a_difference():
+    limited, sentence = limit_costly(VARIANTS, 5, 20)
+    assert [variant.num_prompts for variant in limited] == [None, 5, 5]
+    assert sentence == "Measured on 5 of the 20 prompts: ascent, select_64."
+    assert limit_costly(VARIANTS[:2], 5, 20)[1] == "Measured on 5 of the 20 prompts: ascent."
     for variants, num in ((VARIANTS, 20), (VARIANTS, None), (VARIANTS[:1], 5)):
-        assert limit_ascent(variants, num, 20) == (variants, "")
-    with pytest.raises(InvalidInput, match="number of prompts for ascent"):
-        limit_ascent(VARIANTS, 0, 20)
+        assert limit_costly(variants, num, 20) == (variants, "")
+    with pytest.raises(InvalidInput, match="number of prompts for costly arms"):
+        limit_costly(VARIANTS, 0, 20)
 
 
 def test_prompt_sets_follow_from_the_model_unless_they_are_given(monkeypatch, tmp_path):

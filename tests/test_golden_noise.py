@@ -215,7 +215,7 @@ def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet
         arms=("standard", "best_norm", "npnet", "ascent", "select_4"),
         npnets=(f"again={tiny_npnet_file}",),
         limit=4,
-        limit_ascent=2,
+        limit_costly=2,
         num_seeds=2,
         num_inference_steps=2,
         batch_size=10,
@@ -226,7 +226,7 @@ def test_a_run_measures_ascent_on_fewer_prompts_and_resumes(verified, tiny_npnet
     assert counts == {f"{name}, ddim 2": 8 for name in ("standard", "best_norm", "npnet", "again", "select_4")} | {
         "ascent, ddim 2": 4
     }
-    assert results.left_out == "Ascent is measured on 2 of the 4 prompts."
+    assert results.left_out == "Measured on 2 of the 4 prompts: ascent."
     assert min(results.seconds_per_image().values()) > 0
     rows = results.rows.set_index("variant")
     assert rows.loc["again, ddim 2", "distance"].tolist() == rows.loc["npnet, ddim 2", "distance"].tolist()

@@ -51,7 +51,7 @@ def test_public_names_are_listed_and_can_be_had():
     assert set(golden.__all__) <= set(dir(golden))
     for name in golden.__all__:
         assert getattr(golden, name) is not None
-    assert golden.__version__ == "0.11.0"
+    assert golden.__version__ == "0.12.0"
 
 
 def test_importing_golden_loads_nothing_heavy():
