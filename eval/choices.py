@@ -18,7 +18,7 @@ from golden.models import ModelSpec, find_model
 MAX_SEEDS = 1024
 NORM_LIMITS = (0.1, 2.0)
 COSTLY = ("ascent", "select_64")
-"""Arms that cost at least ten times standard's."""
+"""Arms that cost ten times standard's at 20 steps, or more."""
 
 
 def find_spec(settings: BenchmarkSettings) -> ModelSpec:
