@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from eval.prompt_sets import default_sets
 from eval.rendering import Variant
-from eval.settings import BenchmarkSettings
+from eval.settings import COSTLY, BenchmarkSettings
 from eval.suites import Suite, find_suite
 from golden.arms import ARMS
 from golden.checkers import find_checker
@@ -17,8 +17,6 @@ from golden.models import ModelSpec, find_model
 
 MAX_SEEDS = 1024
 NORM_LIMITS = (0.1, 2.0)
-COSTLY = ("ascent", "select_64")
-"""Arms that cost ten times standard's at 20 steps, or more."""
 
 
 def find_spec(settings: BenchmarkSettings) -> ModelSpec:

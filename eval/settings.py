@@ -7,6 +7,9 @@ from golden.flags import flag
 from golden.judges.names import JUDGE_NAMES
 from golden.plan import GPU_HELP
 
+COSTLY = ("ascent", "select_64")
+"""Arms that take at least ten times as long as standard at 20 steps."""
+
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
@@ -29,7 +32,7 @@ class BenchmarkSettings:
     )
     limit: int | None = flag(None, "number of prompts, spread evenly over the set (default: all)")
     limit_costly: int | None = flag(
-        None, "the same for the arms ascent and select_64, which take long (default: as for the others)"
+        None, f"the same for the arms {' and '.join(COSTLY)}, which take long (default: as for the others)"
     )
     num_seeds: int | None = flag(None, "noises per prompt, in each range of the suite (default: the suite's)")
     first_seed: int = flag(0, "seed of the first prompt's first noise; no two prompts share a noise")

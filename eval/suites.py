@@ -76,7 +76,7 @@ class Suite:
     at_samplings: bool = False
 
     def seeds_apart(self, seeds: Sequence[int]) -> int:
-        """What lies between the seeds of neighbouring prompts. In a range they take one after the other."""
+        """What lies between the seeds of neighbouring prompts. Within a range, prompts take its seeds in turn."""
         return len(seeds) // len(self.seed_starts) if len(self.seed_starts) > 1 else SEEDS_APART
 
 
